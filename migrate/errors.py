@@ -1,0 +1,137 @@
+"""The failures of a migration. One class per cause, one exit code per class.
+
+The codes are an interface (README, "Exit codes"): scripts depend on them; do not renumber.
+"""
+
+from __future__ import annotations
+
+from transport.errors import Failure
+
+
+class Interrupted(Failure):
+    """Ctrl-C or SIGTERM before commit; everything was rolled back."""
+
+    exit_code = 130
+
+
+# -- the container, as it is on this host ---------------------------------------------------------
+
+
+class ContainerNotFound(Failure):
+    exit_code = 10
+    default_remedy = "see `docker ps -a` for the names on this host"
+
+
+class ContainerNotRunning(Failure):
+    exit_code = 11
+    default_remedy = "only a running container has something to move; start it first"
+
+
+class Unsupported(Failure):
+    """The container uses something that cannot be moved (yet)."""
+
+    exit_code = 12
+
+
+class Busy(Failure):
+    """Another migration of this container is under way, or left something unfinished."""
+
+    exit_code = 13
+    default_remedy = "wait for it to end; if none is running, `migrate recover` cleans up after it"
+
+
+# -- the hosts ------------------------------------------------------------------------------------
+
+
+class ToolMissing(Failure):
+    """`migrate` is not installed at the other host."""
+
+    exit_code = 23
+    default_remedy = "install it there as the README says"
+
+
+class ProtocolMismatch(Failure):
+    exit_code = 24
+    default_remedy = "install the same version of migrate on both hosts"
+
+
+class HostUnfit(Failure):
+    """A package, a kernel option or a service that is needed is missing."""
+
+    exit_code = 30
+
+
+class RuntimeMissing(Failure):
+    """dockerd does not know the OCI runtime `migrate`."""
+
+    exit_code = 31
+    default_remedy = "run `migrate setup HOST`"
+
+
+class CriuUnfit(Failure):
+    """CRIU is missing, too old, or fails the probe."""
+
+    exit_code = 32
+
+
+class DockerUnavailable(Failure):
+    exit_code = 33
+    default_remedy = "check that dockerd runs and that you may use it"
+
+
+class ConfigBroken(Failure):
+    """A configuration file that we would have to change is not readable as what it should be."""
+
+    exit_code = 34
+
+
+# -- the destination, for this container ----------------------------------------------------------
+
+
+class NameTaken(Failure):
+    exit_code = 40
+
+
+class NoSpace(Failure):
+    """Too little memory or disk at the destination."""
+
+    exit_code = 41
+
+
+class PlacementFailed(Failure):
+    """The destination's Docker refused the container: address or port taken, network, image."""
+
+    exit_code = 42
+
+
+# -- the migration itself -------------------------------------------------------------------------
+
+
+class DumpFailed(Failure):
+    exit_code = 50
+    default_remedy = "the container runs on as before; see the log for CRIU's reason"
+
+
+class AgentFailed(Failure):
+    """The other side failed in a way that it did not foresee."""
+
+    exit_code = 53
+    default_remedy = "the container runs on as before; see the log of the other host"
+
+
+class RestoreFailed(Failure):
+    exit_code = 54
+    default_remedy = "the container runs on as before; see the log for CRIU's reason"
+
+
+class OutcomeUnknown(Failure):
+    """The link died after commit: one of the hosts owns the container, we cannot say which."""
+
+    exit_code = 60
+    default_remedy = "run `migrate recover` when the other host can be reached again"
+
+
+class CommandFailed(Failure):
+    """A program that we called failed, and no more precise failure fits."""
+
+    exit_code = 1

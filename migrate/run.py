@@ -1,0 +1,69 @@
+"""The one place where programs are called."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from migrate.errors import CommandFailed
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a program left: its exit code (negative: the signal that ended it) and its output."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        return self.returncode == 0
+
+
+def run(
+    argv: Sequence[str],
+    *,
+    timeout: float = 60.0,
+    stdin: str = "",
+    check: bool = True,
+    env: Mapping[str, str] | None = None,
+) -> Result:
+    """Run a program to its end and give its output as text.
+
+    `timeout` is in seconds; a program that needs longer is killed. With `check`, a non-zero exit
+    raises `CommandFailed` with the last line of stderr; without, the caller looks at `returncode`.
+    A missing program is `CommandFailed` (127) either way of asking.
+    """
+    command = tuple(argv)
+    try:
+        done = subprocess.run(
+            command,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+            env=None if env is None else dict(env),
+        )
+    except FileNotFoundError:
+        result = Result(command, 127, "", f"{command[0]}: not found")
+    except subprocess.TimeoutExpired:
+        raise CommandFailed(f"`{' '.join(command)}` did not end within {timeout:.0f} s") from None
+    else:
+        result = Result(command, done.returncode, done.stdout, done.stderr)
+    if check and not result.ok:
+        raise CommandFailed(f"`{' '.join(command)}` failed ({result.returncode}): {tail(result)}")
+    return result
+
+
+def tail(result: Result) -> str:
+    """The last line with something in it that the program said, for an error message."""
+    for text in (result.stderr, result.stdout):
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        if lines:
+            return lines[-1]
+    return "it said nothing"
