@@ -1,4 +1,4 @@
-"""The lab's wires: one bridge in a namespace of its own, a veth pair per host, and their defects."""
+"""The lab's wires: one bridge in its own namespace, a veth pair per host, and their defects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def ip(*words: str, netns: str | None = None, check: bool = True) -> Result:
 
 
 def in_netns(netns: str, argv: list[str], stdin: str = "", check: bool = True) -> Result:
-    """Run a program in a namespace. Not `ip netns exec`, which remounts /sys (docs/criu-notes.md)."""
+    """Run a program in a namespace. (`ip netns exec` would remount /sys: docs/criu-notes.md.)"""
     return run(["nsenter", f"--net=/run/netns/{netns}", "--", *argv], stdin=stdin, check=check)
 
 
@@ -59,9 +59,9 @@ class Switch:
         for where, device in ((self.netns, f"p-{host}"), (netns, "eth0")):
             in_netns(where, ["tc", "qdisc", "del", "dev", device, "root"], check=False)
             if mbit is not None:
-                burst = max(32_000, int(mbit * 1e6 / 8 / 100))  # 10 ms worth, TBF's need at HZ=100
-                in_netns(where, ["tc", "qdisc", "add", "dev", device, "root", "tbf", "rate",
-                                 f"{mbit}mbit", "burst", str(burst), "latency", "50ms"])  # fmt: skip
+                burst = max(32_000, int(mbit * 1250))  # bytes in 10 ms: what TBF needs at HZ=100
+                limit = ["rate", f"{mbit}mbit", "burst", str(burst), "latency", "50ms"]
+                in_netns(where, ["tc", "qdisc", "add", "dev", device, "root", "tbf", *limit])
 
     def loss(self, netns: str, percent: float | None) -> None:
         """Drop packets at random, both directions, in the host's own nft table."""

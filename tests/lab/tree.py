@@ -1,4 +1,4 @@
-"""The root file systems of the lab's hosts: built once with mmdebstrap, cached, shared as overlay lowers.
+"""The root file systems of the lab's hosts: built once by mmdebstrap, shared as lowers.
 
 Two flavours: `trixie` is Debian 13 (Docker 26) with testing's CRIU, `forky` is Debian testing
 (Docker 28). Debian 13's own CRIU 4.1 cannot dump a socket on Linux >= 6.16 (docs/criu-notes.md).
