@@ -144,6 +144,9 @@ class LabHost:
             noted = json.loads((self.state / "init.json").read_text())
         except (OSError, ValueError):
             noted = {}
+        # A frozen task (v1 freezer: a paused container) does not even die of SIGKILL.
+        for frozen in Path("/sys/fs/cgroup/freezer", self.cgroup).glob("**/freezer.state"):
+            frozen.write_text("THAWED")
         for pid, start in (("pid", "start"), ("outer", "outer_start")):
             if noted and _start_time(noted[pid]) == noted[start]:
                 os.kill(noted[pid], signal.SIGKILL)

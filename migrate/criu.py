@@ -1,0 +1,188 @@
+"""Dumping a container with CRIU, through pycriu's RPC.
+
+Not through `runc checkpoint`: that starts CRIU several times to ask for its version and features,
+which costs 0.2 s within the freeze. Here one `criu swrk` is started before the freeze and given its
+one request within it.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import socket
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from migrate.criu_log import criu_reason
+from migrate.criu_options import external_mounts, feature_obstacle, parse_mountinfo
+from migrate.errors import CriuUnfit, DumpFailed, Unsupported
+
+CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
+LOG = "dump.log"
+BUNDLES = "/run/containerd/io.containerd.runtime.v2.task/moby"
+# A file that is deleted but held open travels inside the images, up to this size (CRIU's ghost-limit).
+GHOST_LIMIT = 256 << 20
+
+
+@dataclass(frozen=True)
+class DumpTarget:
+    """A running container as CRIU sees it: init's pid, its OCI config.json, its freezer cgroup."""
+
+    pid: int
+    config: dict[str, Any]
+    freezer: str | None
+
+
+def find_target(container: str, pid: int) -> DumpTarget:
+    """Look up what a dump of a container needs. `container`: full id; `pid`: its init.
+
+    Raises Unsupported when its namespaces are not its own.
+    """
+    bundles = [f"{BUNDLES}/{container}", *glob.glob(f"/run/*/containerd/daemon/*/moby/{container}")]
+    bundles += glob.glob(f"/var/run/docker/containerd/daemon/*/moby/{container}")
+    for bundle in bundles:
+        path = Path(bundle, "config.json")
+        if path.exists():
+            config = json.loads(path.read_text())
+            break
+    else:
+        raise Unsupported(
+            f"the OCI bundle of container {container[:12]} is not where containerd keeps it",
+            "only containers of Docker with its own containerd or the system's are known",
+        )
+    obstacle = feature_obstacle(config)
+    if obstacle:
+        raise Unsupported(f"container {container[:12]} cannot be moved: {obstacle}")
+    return DumpTarget(pid, config, freezer_cgroup(Path(f"/proc/{pid}/cgroup").read_text()))
+
+
+def freezer_cgroup(text: str, mount: str = "/sys/fs/cgroup") -> str | None:
+    """The freezer cgroup's directory from /proc/PID/cgroup: v1's `freezer`, else the v2 one."""
+    unified = None
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        if "freezer" in controllers.split(","):
+            return f"{mount}/freezer{path}"
+        if controllers == "":
+            unified = f"{mount}{path}"
+    return unified
+
+
+class Dumper:
+    """One dump: `start` before the freeze, `dump` within it, `close` always."""
+
+    def __init__(self, target: DumpTarget, images: Path, work: Path, *, tcp: str) -> None:
+        """`images` gets the CRIU images, `work` the log; `tcp`: `established` or `close`."""
+        self.target = target
+        self.images = images
+        self.work = work
+        self.tcp = tcp
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._request: Any = None
+
+    def start(self) -> None:
+        """Start `criu swrk` and make the request, so that nothing but the dump is left to do."""
+        try:
+            import pycriu
+            from pycriu import rpc_pb2
+        except ImportError as missing:
+            raise CriuUnfit(
+                f"pycriu cannot be imported ({missing})", "install the package python3-pycriu"
+            ) from missing
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                self._process = subprocess.Popen(
+                    ["criu", "swrk", str(theirs.fileno())], pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
+            except FileNotFoundError as missing:
+                ours.close()
+                raise CriuUnfit("criu is not installed", "install the package criu") from missing
+        self._socket = ours
+        self._criu = pycriu.criu()
+        self._criu.use_fd(ours.fileno())
+        self._criu.opts.CopyFrom(self._options(rpc_pb2))
+
+    def _options(self, rpc: Any) -> Any:
+        pid = self.target.pid
+        self._images_fd = os.open(self.images, os.O_DIRECTORY)
+        self._work_fd = os.open(self.work, os.O_DIRECTORY)
+        options = rpc.criu_opts(
+            images_dir_fd=self._images_fd,
+            work_dir_fd=self._work_fd,
+            log_file=LOG,
+            log_level=4,
+            pid=pid,
+            root=self._rootfs(),
+            leave_running=True,
+            manage_cgroups=True,
+            manage_cgroups_mode=rpc.SOFT,
+            tcp_established=self.tcp == "established",
+            tcp_close=self.tcp == "close",
+            tcp_skip_in_flight=True,
+            link_remap=True,
+            file_locks=True,
+            ghost_limit=GHOST_LIMIT,
+            empty_ns=CLONE_NEWNET,
+            orphan_pts_master=True,
+        )
+        if self.target.freezer:
+            options.freeze_cgroup = self.target.freezer
+        mounts = parse_mountinfo(Path(f"/proc/{pid}/mountinfo").read_text())
+
+        def is_file(path: str) -> bool:
+            inside = Path(f"/proc/{pid}/root{path}")
+            return inside.exists() and not inside.is_dir()
+
+        for key, value in external_mounts(self.target.config, mounts, is_file).items():
+            options.ext_mnt.add(key=key, val=value)
+        return options
+
+    def _rootfs(self) -> str:
+        return str(self.target.config["root"]["path"])
+
+    def dump(self) -> float:
+        """Dump the (paused) container; it is left paused. Gives the seconds that it took.
+
+        Raises DumpFailed with CRIU's own reason.
+        """
+        begun = time.monotonic()
+        # The links of the first three descriptors: `runc restore` connects pipes again by them.
+        pid = self.target.pid
+        links = [os.readlink(f"/proc/{pid}/fd/{fd}") if os.path.lexists(f"/proc/{pid}/fd/{fd}")
+                 else "/dev/null" for fd in range(3)]  # fmt: skip
+        (self.images / "descriptors.json").write_text(json.dumps(links))
+        try:
+            self._criu.dump()
+        except Exception as failure:  # noqa: BLE001 - pycriu raises bare Exceptions of its own
+            raise DumpFailed(f"CRIU cannot dump the container: {self.reason() or failure}") from failure
+        return time.monotonic() - begun
+
+    def reason(self) -> str:
+        try:
+            return criu_reason((self.work / LOG).read_text(errors="replace"))
+        except OSError:
+            return ""
+
+    def close(self) -> None:
+        """End criu, if it is still there; the tasks that it holds run on (or stay paused)."""
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+        if self._process:
+            try:
+                self._process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        for name in ("_images_fd", "_work_fd"):
+            fd = self.__dict__.pop(name, None)
+            if fd is not None:
+                os.close(fd)

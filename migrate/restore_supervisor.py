@@ -1,0 +1,300 @@
+"""Watches one restore from `create` to the running container; steered by the agent, if there is one.
+
+It outlives the runtime's `create` call, holds the gates (see migrate/runtime.py) and is the subreaper
+of everything that the restore starts, so that a failed restore leaves no process.
+
+Words with the agent, one JSON object per line over `agent.sock`:
+  from here: created{rootfs}, namespaces{pid}, ready{pid}, running{pid}, failed{reason}
+  from the agent: restore (the images are complete), commit (let it run)
+An agent that goes away before `commit` ends the restore; without an agent nothing is waited for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from migrate.criu_log import criu_reason
+from migrate.runtime import STAGES, Call, Pending, log_line
+
+PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
+DOOMED = "the restore was given up"
+
+
+class GaveUp(Exception):
+    """The restore ends; the text says why."""
+
+
+class Supervisor:
+    """One restore. `run` gives the exit code of the supervising process."""
+
+    def __init__(
+        self, directory: Path, pending: Pending, call: Call, rootfs: str, create_fd: int
+    ) -> None:
+        self.directory = directory
+        self.pending = pending
+        self.call = call
+        self.rootfs = rootfs
+        self.create_fd: int | None = create_fd
+        self.holds: dict[str, IO[str]] = {}
+        self.agent: socket.socket | None = None
+        self.child: subprocess.Popen[bytes] | None = None
+        self.selector = selectors.DefaultSelector()
+        self.words: list[str] = []  # what was heard and not yet taken
+        self.partial = {"said": b"", "agent": b""}
+        self.committed = False
+
+    # -- talking -------------------------------------------------------------------------------
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """Tell the agent; one that is gone is noticed when it is listened to."""
+        if self.agent:
+            try:
+                self.agent.sendall(json.dumps({"event": event, **facts}).encode() + b"\n")
+            except OSError:
+                self._agent_gone()
+
+    def answer_create(self, line: str) -> None:
+        """Answer the waiting `create` call, once."""
+        if self.create_fd is not None:
+            fd, self.create_fd = self.create_fd, None
+            try:
+                os.write(fd, line.replace("\n", " ").encode() + b"\n")
+            except BrokenPipeError:
+                raise GaveUp("the caller of `create` went away") from None
+            finally:
+                os.close(fd)
+
+    def _agent_gone(self) -> None:
+        if self.agent:
+            self.selector.unregister(self.agent)
+            self.agent.close()
+            self.agent = None
+            if not self.committed:
+                self.words.append("abort agent")
+
+    def _hear(self, source: str, data: bytes) -> None:
+        *lines, self.partial[source] = (self.partial[source] + data).split(b"\n")
+        for line in lines:
+            word = line.decode(errors="replace")
+            if source == "agent":
+                word = str(json.loads(word).get("do", ""))
+            self.words.append(word)
+
+    def wait_for(self, wanted: str, timeout: float) -> str:
+        """Wait for a word that begins with `wanted`, keep the others. Raises GaveUp.
+
+        `timeout` in seconds. The end of the restore counts as the word `exited CODE`.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            for word in self.words:
+                if word.startswith("abort"):
+                    gone = "the agent of the migration went away" if "agent" in word else DOOMED
+                    raise GaveUp(gone)
+                if word.startswith(wanted):
+                    self.words.remove(word)
+                    return word
+                if word.startswith("exited"):
+                    raise GaveUp(self.reason(word))
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise GaveUp(f"no `{wanted}` within {timeout:.0f} s")
+            for key, _ in self.selector.select(left):
+                self._read(key.data)
+
+    def _read(self, source: str) -> None:
+        if source == "said":
+            self._hear(source, os.read(self.said, 4096))
+        elif source == "child":
+            assert self.child is not None
+            self.selector.unregister(self.child_fd)
+            self.words.append(f"exited {self.child.wait()}")
+        elif self.agent:
+            try:
+                data = self.agent.recv(4096)
+            except OSError:
+                data = b""
+            if data:
+                self._hear(source, data)
+            else:
+                self._agent_gone()
+
+    # -- the gates -----------------------------------------------------------------------------
+
+    def open_gates(self) -> None:
+        self.said = os.open(self.directory / "said", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.selector.register(self.said, selectors.EVENT_READ, "said")
+        for stage in (*STAGES, "start"):
+            hold = (self.directory / f"hold.{stage}").open("w")
+            fcntl.flock(hold, fcntl.LOCK_EX)
+            self.holds[stage] = hold
+        if (self.directory / "agent.sock").exists():
+            self.agent = socket.socket(socket.AF_UNIX)
+            self.agent.connect(str(self.directory / "agent.sock"))
+            self.selector.register(self.agent, selectors.EVENT_READ, "agent")
+
+    def release(self, stage: str, ok: bool = True) -> None:
+        if ok:
+            (self.directory / f"ok.{stage}").touch()
+        if stage in self.holds:
+            self.holds.pop(stage).close()
+
+    # -- the restore ---------------------------------------------------------------------------
+
+    def start_restore(self) -> None:
+        """Start `runc restore` with the stdio of the container, which `create` was given."""
+        argv = [
+            os.environ.get("MIGRATE_RUNC", "runc"), *self.call.globals, "restore", "--detach",
+            "--image-path", self.pending.images, "--work-path", self.pending.work,
+            "--bundle", self.call.options["--bundle"], "--pid-file", str(self.directory / "pid"),
+            "--manage-cgroups-mode", "soft", "--empty-ns", "network", self.call.container,
+        ]  # fmt: skip
+        self.child = subprocess.Popen(argv)
+        self.child_fd = os.pidfd_open(self.child.pid)
+        self.selector.register(self.child_fd, selectors.EVENT_READ, "child")
+        # The container's pipes belong to the container alone.
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os.close(null)
+
+    def reason(self, word: str = "") -> str:
+        """Why the restore failed, in CRIU's words, else in runc's."""
+        for log in ("restore.log",):
+            try:
+                said = criu_reason((Path(self.pending.work) / log).read_text(errors="replace"))
+            except OSError:
+                said = ""
+            if said:
+                return f"CRIU cannot restore: {said}"
+        return runc_reason(self.call.log) or f"runc restore ended ({word.partition(' ')[2]})"
+
+    def run(self) -> int:
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        try:
+            self.open_gates()
+            self.tell("created", rootfs=self.rootfs)
+            if self.agent:
+                self.wait_for("restore", self.pending.images_timeout)
+            self.start_restore()
+            pid = self.wait_for("setup-namespaces", self.pending.restore_timeout).split()[1]
+            self.tell("namespaces", pid=int(pid))
+            self.answer_create(f"pid {pid}")
+            self.wait_for("start", self.pending.restore_timeout)
+            self.release("setup-namespaces")
+            self.wait_for("post-restore", self.pending.restore_timeout)
+            self.tell("ready", pid=int(pid))
+            if self.agent:
+                self.wait_for("commit", self.pending.commit_timeout)
+            self.committed = True
+            self.release("post-restore")
+            self.await_running()
+            self.tell("running", pid=int(pid))
+        except GaveUp as why:
+            self.give_up(str(why))
+            return 1
+        except (OSError, ValueError, AssertionError) as problem:
+            self.give_up(f"the restore's supervisor failed: {problem!r}")
+            return 1
+        self.release("start")
+        shutil.rmtree(self.directory, ignore_errors=True)
+        return 0
+
+    def await_running(self) -> None:
+        word = self.wait_for("exited", self.pending.restore_timeout)
+        if word != "exited 0":
+            raise GaveUp(self.reason(word))
+
+    # -- giving up -----------------------------------------------------------------------------
+
+    def give_up(self, reason: str) -> None:
+        """End the restore: no process, mount or runc state is left; then say why."""
+        for stage in STAGES:
+            self.release(stage, ok=False)
+        if self.child and self.child.poll() is None:
+            # The refused gate makes CRIU undo its work; a CRIU that hangs is not waited for long.
+            try:
+                self.child.wait(timeout=3)
+            except subprocess.TimeoutExpired:
+                self.child.kill()
+        kill_descendants()
+        self.remove_runc_state()
+        (self.directory / "failed.json").write_text(log_line(reason) + "\n")
+        self.tell("failed", reason=reason)
+        try:
+            self.answer_create(f"error {reason}")
+        except GaveUp:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        self.release("start", ok=False)
+
+    def remove_runc_state(self) -> None:
+        """Undo what a killed runc left: its bind mount of the rootfs, its state directory."""
+        globals_ = self.call.globals
+        root = globals_[globals_.index("--root") + 1] if "--root" in globals_ else "/run/runc"
+        state = os.path.realpath(Path(root) / self.call.container)
+        for line in Path("/proc/self/mountinfo").read_text().splitlines():
+            mounted = line.split()[4]
+            if mounted.startswith(state + "/"):
+                ctypes.CDLL(None).umount2(mounted.encode(), 2)  # MNT_DETACH
+        # Only when runc knows it: `delete` of an unknown container would log an error of its own.
+        if os.path.isdir(state):
+            runc = os.environ.get("MIGRATE_RUNC", "runc")
+            subprocess.run(
+                [runc, "--root", root, "delete", "--force", self.call.container],
+                check=False, timeout=20, capture_output=True,
+            )  # fmt: skip
+            shutil.rmtree(state, ignore_errors=True)
+
+
+def kill_descendants(timeout: float = 10.0) -> None:
+    """Kill all children, again and again until none lives (we are their subreaper).
+
+    They are left as zombies on purpose: containerd's shim knows the restored init by its pid, and
+    waits for ever for a death that somebody else has reaped. They become its children when we end.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        alive = False
+        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            try:
+                state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
+                if state != "Z":
+                    alive = True
+                    os.kill(int(child), signal.SIGKILL)
+            except (ProcessLookupError, FileNotFoundError):
+                continue
+        if not alive:
+            return
+        time.sleep(0.005)
+
+
+def runc_reason(log: str | None) -> str:
+    """The last error in runc's JSON log, or ''."""
+    try:
+        lines = Path(log or "").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    for line in reversed(lines):
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(entry, dict) and entry.get("level") == "error":
+            return str(entry.get("msg", ""))
+    return ""
+
+
+def supervise(directory: Path, pending: Pending, call: Call, rootfs: str, create_fd: int) -> int:
+    """Watch over one restore to its end; the exit code says whether the container runs."""
+    return Supervisor(directory, pending, call, rootfs, create_fd).run()

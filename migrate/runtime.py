@@ -1,0 +1,201 @@
+"""`migrate-runc` for a container with a pending restore: the calls `create`, `kill`, `delete`.
+
+The shell script bin/migrate-runc comes here only when `/run/migrate/pending/ID` exists; it answers
+`start` itself. Nothing but the standard library is imported: this is called by containerd's shim.
+
+A pending directory (mode 0700) is made by the destination agent, or by hand, and holds:
+`pending.json` (see `Pending`), and `agent.sock` when an agent steers the restore. All else in it is
+made here and by the supervisor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ABORT_TIMEOUT = 15.0  # seconds that `kill` and `delete` wait for the supervisor to clean up
+STAGES = ("setup-namespaces", "post-restore")
+CREATE_OPTIONS = {"--bundle", "-b", "--pid-file", "--console-socket", "--preserve-fds"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """What the shim asked for: runc's global options, and the options of `create`."""
+
+    globals: list[str]
+    options: dict[str, str]
+    log: str | None
+    container: str
+
+
+def parse_call(argv: list[str], verb: str, container: str) -> Call:
+    """Take a command line of runc apart (runc(8): `runc [global options] create [options] ID`)."""
+    at = argv.index(verb)
+    globals_ = argv[:at]
+    options: dict[str, str] = {}
+    rest = iter(argv[at + 1 :])
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in CREATE_OPTIONS:
+            options[name.replace("-b", "--bundle") if name == "-b" else name] = (
+                value if equals else next(rest, "")
+            )
+    log = None
+    for number, word in enumerate(globals_):
+        if word == "--log" and number + 1 < len(globals_):
+            log = globals_[number + 1]
+        elif word.startswith("--log="):
+            log = word.partition("=")[2]
+    return Call(globals_, options, log, container)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What to restore, from `pending.json`; times in seconds.
+
+    `images`: CRIU image directory (may be filled later, when an agent steers); `work`: where CRIU's
+    log goes; `criu_options`: lines for CRIU's configuration file, such as `tcp-established`.
+    """
+
+    images: str
+    work: str
+    criu_options: tuple[str, ...]
+    images_timeout: float
+    restore_timeout: float
+    commit_timeout: float
+
+    @classmethod
+    def read(cls, directory: Path) -> Pending:
+        given: dict[str, Any] = json.loads((directory / "pending.json").read_text())
+        return cls(
+            images=given["images"],
+            work=given["work"],
+            criu_options=tuple(given.get("criu_options", ())),
+            images_timeout=float(given.get("images_timeout", 3600)),
+            restore_timeout=float(given.get("restore_timeout", 300)),
+            commit_timeout=float(given.get("commit_timeout", 120)),
+        )
+
+
+def log_line(message: str) -> str:
+    """An error as a line of runc's JSON log, where the shim looks for the reason of a failure."""
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return json.dumps({"level": "error", "msg": f"migrate-runc: {message}", "time": now})
+
+
+def fail(call: Call, message: str) -> int:
+    """Say why, where containerd (the log) and a person (stderr) look. Gives exit code 1."""
+    if call.log:
+        with open(call.log, "a") as log:
+            log.write(log_line(message) + "\n")
+    print(f"migrate-runc: {message}", file=sys.stderr)
+    return 1
+
+
+GATE = """#!/bin/sh
+# CRIU runs this at each stage of the restore (criu(8), --action-script); it holds two of them until
+# the supervisor has said go on. The lock is the kernel's: a dead supervisor holds nothing.
+case $CRTOOLS_SCRIPT_ACTION in {stages}) ;; *) exit 0 ;; esac
+exec 3<>"{directory}/said" && echo "$CRTOOLS_SCRIPT_ACTION $CRTOOLS_INIT_PID" >&3
+flock "{directory}/hold.$CRTOOLS_SCRIPT_ACTION" true
+[ -e "{directory}/ok.$CRTOOLS_SCRIPT_ACTION" ]
+"""
+
+
+def prepare(directory: Path, pending: Pending, bundle: Path) -> str:
+    """Lay out the gates and name CRIU's configuration in the bundle. Gives the rootfs path.
+
+    runc hands the file that the annotation `org.criu.config` names to CRIU (runc,
+    docs/checkpoint-restore.md); CRIU runs the action script from it also in RPC mode, after runc's
+    own notification (criu/action-scripts.c, run_scripts).
+    """
+    os.mkfifo(directory / "said", 0o600)
+    for stage in (*STAGES, "start"):
+        (directory / f"hold.{stage}").touch(0o600)
+    gate = directory / "gate"
+    gate.write_text(GATE.format(stages=" | ".join(STAGES), directory=directory))
+    gate.chmod(0o700)
+    lines = [f"action-script {gate}", *pending.criu_options]
+    (directory / "criu.conf").write_text("".join(f"{line}\n" for line in lines))
+
+    config_path = bundle / "config.json"
+    config = json.loads(config_path.read_text())
+    config.setdefault("annotations", {})["org.criu.config"] = str(directory / "criu.conf")
+    fresh = config_path.with_suffix(".migrate")
+    fresh.write_text(json.dumps(config))
+    fresh.chmod(config_path.stat().st_mode & 0o7777)
+    fresh.rename(config_path)
+    return str(bundle / config["root"]["path"])
+
+
+def create(directory: Path, call: Call) -> int:
+    """Start the supervisor, wait until the restored init is there (held), note its pid."""
+    from migrate.restore_supervisor import supervise
+
+    try:
+        pending = Pending.read(directory)
+        bundle = Path(call.options["--bundle"])
+        rootfs = prepare(directory, pending, bundle)
+    except (OSError, KeyError, ValueError) as problem:
+        return fail(call, f"the pending restore of {call.container[:12]} is broken: {problem!r}")
+
+    hear, say = os.pipe()
+    if os.fork() == 0:
+        os.setsid()
+        os.close(hear)
+        code = 1
+        try:
+            code = supervise(directory, pending, call, rootfs, say)
+        finally:
+            os._exit(code)
+    os.close(say)
+    with os.fdopen(hear) as reader:
+        word, _, rest = reader.readline().rstrip("\n").partition(" ")
+    if word != "pid":
+        return fail(call, rest or "the restore's supervisor died")
+    Path(call.options["--pid-file"]).write_text(rest)
+    return 0
+
+
+def abort(directory: Path) -> None:
+    """Let the supervisor give up and clean up, then forget the pending restore."""
+    try:
+        fd = os.open(directory / "said", os.O_RDWR | os.O_NONBLOCK)
+    except FileNotFoundError:
+        pass  # `create` was never called
+    else:
+        os.write(fd, b"abort\n")
+        with (directory / "hold.start").open() as hold:
+            deadline = time.monotonic() + ABORT_TIMEOUT
+            while time.monotonic() < deadline:
+                try:
+                    fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    select.select([], [], [], 0.02)
+        os.close(fd)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def main() -> int:
+    """Called by bin/migrate-runc as `migrate.runtime PENDING_DIR VERB ID runc's arguments...`."""
+    directory, verb, container = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+    argv = sys.argv[4:]
+    call = parse_call(argv, verb, container)
+    if verb == "create":
+        return create(directory, call)
+    abort(directory)
+    runc = os.environ.get("MIGRATE_RUNC", "runc")
+    os.execvp(runc, [runc, *argv])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
