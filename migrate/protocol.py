@@ -1,0 +1,266 @@
+"""What the two agents say to each other: typed messages over transport's frames.
+
+The source asks, the destination answers each request with one reply, or with `Failed`. Between
+requests the source sends content, which is not answered: pieces of the image, files of the
+checkpoint, batches of changed files. What comes in is hostile until msgspec has shaped it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import msgspec
+
+import migrate.errors
+import transport.errors
+from migrate.container_spec import ContainerSpec
+from migrate.host_facts import HostFacts
+from migrate.preflight import Usage
+from migrate.rootfs_items import Item
+from transport.channel import Channel
+from transport.errors import Failure, StreamCorrupt
+
+PROTOCOL_VERSION = 1
+
+# Kinds of frames; 0 is transport's own.
+MESSAGE = 1  # one of the messages below, msgpack
+IMAGE_PIECE = 2  # a piece of `docker save`; an empty one ends it
+FILE_PIECE = 3  # a piece of the checkpoint file that `OpenFile` announced, stream = its number
+ROOTFS_ITEMS = 4  # a batch of rootfs items, msgpack
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")  # of a file in the image directory
+SESSION = re.compile(r"[a-z0-9]{8,32}")
+
+
+class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Base of all messages; its class name travels as the tag."""
+
+
+# -- from the source --------------------------------------------------------------------------
+
+
+class Hello(Message):
+    """The first message. The versions are compared before anything else is understood."""
+
+    protocol: int
+    version: str
+
+
+class Begin(Message):
+    """What is to come. Answered by `Welcome` when it can be done; nothing is changed yet.
+
+    `tcp`: `established` or `close`; `force`: replace a stopped container of that name.
+    """
+
+    session: str
+    spec: ContainerSpec
+    source: HostFacts
+    usage: Usage
+    tcp: str
+    force: bool
+
+
+class Prepare(Message):
+    """Make networks and container, call `docker start`, which is held. Answered by `Prepared`."""
+
+
+class RootfsPass(Message):
+    """The items of one pass were sent. Answered by `Done` when they are applied."""
+
+
+class OpenFile(Message):
+    """A file of the checkpoint begins; its pieces carry `number` as their stream."""
+
+    number: int
+    name: str
+
+
+class CloseFile(Message):
+    """That file is complete. `digest`: xxh3_64 of its content."""
+
+    number: int
+    size: int
+    digest: int
+
+
+class Restore(Message):
+    """Checkpoint and files are complete. Answered by `Ready`: restored, and held."""
+
+    files: int
+
+
+class Commit(Message):
+    """From here on the destination owns the container. Answered by `Running`."""
+
+
+class Abandon(Message):
+    """Undo everything. Answered by `Done`."""
+
+
+class Finish(Message):
+    """The source has stopped its copy; forget the session. Answered by `Done`."""
+
+
+class AskOutcome(Message):
+    """After a broken link: who owns the container of that session? Answered by `Outcome`."""
+
+    session: str
+
+
+# -- from the destination ---------------------------------------------------------------------
+
+
+class Greeting(Message):
+    protocol: int
+    version: str
+    facts: HostFacts
+
+
+class Welcome(Message):
+    """It can be done. `save`: what to give to `docker save`, or '' when the image is here."""
+
+    save: str
+    warnings: tuple[str, ...]
+
+
+class Prepared(Message):
+    """The container is there, its `docker start` held. `seconds` the parts of preparing took."""
+
+    container: str
+    seconds: float
+
+
+class Done(Message):
+    pass
+
+
+class Ready(Message):
+    """Restored up to the last step. `timing`: seconds since `Restore` came in, by step."""
+
+    timing: dict[str, float]
+    log: tuple[str, ...] = ()
+
+
+class Running(Message):
+    """It runs. `timing` as in `Ready`, since `Commit` came in."""
+
+    container: str
+    timing: dict[str, float]
+
+
+class Outcome(Message):
+    """`owner`: `destination` (it runs or ran here), `source` (rolled back here), or `busy`."""
+
+    owner: str
+    container: str = ""
+
+
+class Failed(Message):
+    """The request failed; the destination has undone what it had done for this session."""
+
+    code: str
+    message: str
+    remedy: str
+    log: str = ""
+
+
+Request = (
+    Hello
+    | Begin
+    | Prepare
+    | RootfsPass
+    | OpenFile
+    | CloseFile
+    | Restore
+    | Commit
+    | Abandon
+    | Finish
+    | AskOutcome
+)
+Reply = Greeting | Welcome | Prepared | Done | Ready | Running | Outcome | Failed
+
+_encoder = msgspec.msgpack.Encoder()
+_requests = msgspec.msgpack.Decoder(Request)
+_replies = msgspec.msgpack.Decoder(Reply)
+_items = msgspec.msgpack.Decoder(list[Item])
+
+_R = TypeVar("_R", bound=Message)
+
+
+def encode(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode_request(payload: bytes) -> Request:
+    """Raises StreamCorrupt for anything that is no request of this protocol."""
+    return _decode(_requests, payload)
+
+
+def decode_reply(payload: bytes) -> Reply:
+    """Raises StreamCorrupt for anything that is no reply of this protocol."""
+    return _decode(_replies, payload)
+
+
+def encode_items(items: Iterable[Item]) -> bytes:
+    return _encoder.encode(list(items))
+
+
+def decode_items(payload: bytes) -> list[Item]:
+    """Raises StreamCorrupt for anything that is no batch of items."""
+    return _decode(_items, payload)
+
+
+def _decode(decoder: Any, payload: bytes) -> Any:
+    try:
+        return decoder.decode(payload)
+    except msgspec.DecodeError as problem:  # ValidationError is one, too
+        raise StreamCorrupt(f"the other side sent something unknown: {problem}") from problem
+
+
+def send(channel: Channel, message: Message) -> None:
+    channel.send(MESSAGE, encode(message))
+
+
+def call(channel: Channel, request: Message, reply: type[_R], timeout: float) -> _R:
+    """Send a request and wait for its reply; see `expect`."""
+    send(channel, request)
+    return expect(channel, reply, timeout)
+
+
+def expect(channel: Channel, reply: type[_R], timeout: float) -> _R:
+    """Wait up to `timeout` seconds for a reply of that class.
+
+    Raises the failure that the other side reports, StreamCorrupt for another reply, and
+    ConnectionLost when it does not answer in time.
+    """
+    try:
+        frame = channel.receive(timeout)
+    except TimeoutError:
+        raise transport.errors.ConnectionLost(
+            f"the other host did not answer within {timeout:.0f} s ({reply.__name__})"
+        ) from None
+    if frame.kind != MESSAGE:
+        raise StreamCorrupt(f"frame of kind {frame.kind} where a reply was due")
+    message = decode_reply(frame.payload)
+    if isinstance(message, Failed):
+        raise to_failure(message)
+    if not isinstance(message, reply):
+        raise StreamCorrupt(f"{type(message).__name__} where {reply.__name__} was due")
+    return message
+
+
+def to_failure(failed: Failed) -> Failure:
+    """The failure as an exception of ours; an unknown code becomes AgentFailed."""
+    kind = getattr(migrate.errors, failed.code, getattr(transport.errors, failed.code, None))
+    if not (isinstance(kind, type) and issubclass(kind, Failure)):
+        kind = migrate.errors.AgentFailed
+    failure: Failure = kind(failed.message, failed.remedy)
+    failure.remote_log = failed.log
+    return failure
+
+
+def from_failure(failure: Failure, log: str = "") -> Failed:
+    """The failure as a message; `log`: the lines of the log that matter."""
+    return Failed(failure.code, failure.message, failure.remedy, log)
