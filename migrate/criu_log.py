@@ -36,8 +36,8 @@ _CONSEQUENCE = (
 _SUMMARY = re.compile(
     r"^(Version:|Running on |Loaded kdat cache|Dumping processes|Restoring processes"
     r"|net: (Lock|Unlock) network|Displaying .* stats|Freezing time|Frozen time"
-    r"|Memory (dump|write|pages)|IRMAP resolve|Pages (scanned|skipped|written|compared|restored)|Restore (time|finished)|Forking time"
-    r"|Lazy memory|.*(finished|Restore finished) successfully)"
+    r"|Memory (dump|write|pages)|IRMAP resolve|Pages (compared|skipped|restored)"
+    r"|Restore time|Forking time|Lazy memory|.* finished successfully)"
 )
 
 
