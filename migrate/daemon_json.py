@@ -128,8 +128,8 @@ def _read(text: str) -> tuple[dict[str, Any], Object, Object | None]:
         config = json.loads(plain, parse_constant=refuse)
     except json.JSONDecodeError as error:
         _broken(text, error.pos, f"this is not JSON ({error.msg})", repair)
-    except RecursionError:
-        _broken(text, 0, "this is nested too deep", repair)
+    except (RecursionError, ValueError) as error:  # nested too deep; a number of 5000 digits
+        _broken(text, 0, f"this cannot be read ({error})", repair)
     if not isinstance(config, dict):
         at = len(plain) - len(plain.lstrip())
         _broken(text, at, "the file is not an object", "it must look like {...}; see `man dockerd`")
@@ -176,7 +176,7 @@ def _scan(text: str) -> tuple[Object, dict[str, Object]]:
             around.members.append(Member(key, at))
         elif around is not None and previous == ":":
             around.members[-1].value = at
-        if around is not None and around.members and token not in ",":
+        if around is not None and around.members and token != ",":
             around.members[-1].end = match.end()
         previous = token
     return top, under

@@ -148,7 +148,8 @@ def test_the_style_of_the_file_is_kept(before: str, after: str) -> None:
         ('{"runtimes": {"migrate": {"path": "/other"}}}', r"not /usr.* but \"/other\""),
         ('{"runtimes": {"migrate": {"runtimeType": "x"}}}', r"but null"),
         ('{"runtimes": {"migrate": 3}}', r"but 3"),
-        ("[" * 100_000, r"not JSON|nested too deep"),
+        ("[" * 100_000, r"not JSON|cannot be read"),
+        ('{"a": ' + "9" * 5000 + "}", r"cannot be read"),
     ],
 )
 def test_what_we_must_not_touch_is_refused_with_a_place_and_a_remedy(text: str, says: str) -> None:
