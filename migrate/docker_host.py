@@ -7,9 +7,10 @@ the daemon's own explanation in it. API: https://docs.docker.com/reference/api/e
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, cast
 
 import docker
@@ -115,8 +116,11 @@ class DockerHost:
 
         Raises `ContainerNotFound`, or `RestoreFailed` with dockerd's reason.
         """
-        with _mapped("start the container", ContainerNotFound, RestoreFailed, RestoreFailed):
-            self._patient().start(container)
+        with (
+            _mapped("start the container", ContainerNotFound, RestoreFailed, RestoreFailed),
+            closing(self._patient()) as client,
+        ):
+            client.start(container)
 
     def pause(self, container: str) -> None:
         """Freeze it. Raises `ContainerNotFound`; `Busy` if it is paused already or not running."""
@@ -216,8 +220,11 @@ class DockerHost:
 
         The call is made when the first piece is asked for.
         """
-        with _mapped(f"save the image `{reference}`", PlacementFailed):
-            yield from cast(Iterator[bytes], self._patient().get_image(reference))
+        with (
+            _mapped(f"save the image `{reference}`", PlacementFailed),
+            closing(self._patient()) as client,
+        ):
+            yield from cast(Iterator[bytes], client.get_image(reference))
 
     def load_image(self, chunks: Iterable[bytes]) -> tuple[str, ...]:
         """`docker load`; gives what dockerd says it loaded, references or ids.
@@ -227,9 +234,17 @@ class DockerHost:
         source = _Guarded(chunks)
         loaded: list[str] = []
         try:
-            with _mapped("load the image", *(PlacementFailed,) * 3):
-                # The answer is 200 before the work is done: a failure is a line of the stream.
-                for line in self._patient().load_image(source):
+            with (
+                _mapped("load the image", *(PlacementFailed,) * 3),
+                closing(self._patient()) as client,
+            ):
+                # Not docker-py's load_image, which can read only a chunked answer.
+                url = client._url("/images/load")
+                response = client._post(url, data=source, params={"quiet": 1}, stream=True)
+                client._raise_for_status(response)
+                for raw in response.iter_lines():
+                    # The answer is 200 before the work is done: a failure is a line of the stream.
+                    line = json.loads(raw) if raw.strip() else {}
                     if line.get("error"):
                         raise PlacementFailed(f"could not load the image: {line['error']}")
                     text = str(line.get("stream") or "").strip()
@@ -302,8 +317,6 @@ def _mapped(
         raise kind(f"could not {what}: {reason}", remedy) from error
     except docker.errors.NullResource as error:
         raise missing(f"could not {what}: the name is empty") from error
-    except (requests.exceptions.Timeout, TimeoutError) as error:
-        raise DockerUnavailable(f"could not {what}: Docker did not answer in time") from error
     except (docker.errors.DockerException, requests.exceptions.RequestException) as error:
         raise DockerUnavailable(f"could not {what}: {_cause(error)}") from error
 
@@ -312,6 +325,8 @@ def _cause(error: BaseException) -> str:
     """The innermost reason: requests wraps a `[Errno 111] Connection refused` three times."""
     inner: BaseException | None = error
     while inner is not None:
+        if isinstance(inner, requests.exceptions.Timeout):
+            return "Docker did not answer in time"
         if isinstance(inner, OSError) and inner.strerror:
             return inner.strerror
         inner = inner.__cause__ or inner.__context__

@@ -20,7 +20,7 @@ PREDEFINED = ("bridge", "host", "none", "default")
 
 def parse_api(version: str) -> tuple[int, int]:
     """`"1.41"` as (1, 41), which compares as it should. Raises ValueError for anything else."""
-    major, minor = version.split(".")
+    major, _, minor = version.partition(".")
     return int(major), int(minor)
 
 
