@@ -1,0 +1,237 @@
+"""Whether two hosts are alike enough for this container. Pure: from facts to problems."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Set
+from typing import Protocol
+
+import msgspec
+
+from migrate.container_spec import ContainerSpec
+from migrate.errors import CriuUnfit, HostUnfit, NoSpace
+from transport.errors import Failure
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+MAX_CLOCK_LAG = 1.0
+"""Seconds. A destination whose clock is behind stalls timers for that long (shared/FACTS.md)."""
+
+# x86 instruction sets by their names in /proc/cpuinfo. A program looks once, at its start, which of
+# them it has (glibc picks its memcpy so), and dies of SIGILL when one is gone. Source: what
+# `--cpu-cap=ins` compares, x86_ins_capability_mask in criu/arch/x86/cpu.c; CRIU itself compares
+# only when the option is given, and runc does not give it, so this is the one check there is.
+# Left out of CRIU's list: what only the kernel uses (sep, syscall, monitor, fsgsbase, tme, fpu...)
+# and what runs as no operation elsewhere (mpx, 3dnowprefetch, _X86_HINTS). Added: what is newer
+# than the list, and fma.
+_X86_INSTRUCTIONS = _words(
+    """
+    tsc cx8 cmov clflush mmx fxsr sse sse2 mmxext rdtscp 3dnowext 3dnow nopl
+    pni pclmulqdq ssse3 cx16 sse4_1 sse4_2 movbe popcnt aes xsave avx f16c rdrand
+    lahf_lm abm sse4a misalignsse xop fma4 tbm fma
+    bmi1 avx2 bmi2 rtm rdseed adx clflushopt clwb sha_ni
+    avx512f avx512dq avx512pf avx512er avx512cd avx512bw avx512vl avx512ifma avx512vbmi
+    avx512_vbmi2 avx512_vnni avx512_bitalg avx512_vpopcntdq avx512_4vnniw avx512_4fmaps
+    avx512_bf16 avx512_fp16 avx512_vp2intersect
+    xsaveopt xsavec xgetbv1 gfni vaes vpclmulqdq rdpid clzero pku ospke
+    avx_vnni avx_ifma avx_vnni_int8 avx_ne_convert cmpccxadd sha512 sm3 sm4
+    amx_tile amx_int8 amx_bf16 amx_fp16 movdiri movdir64b serialize waitpkg cldemote user_shstk
+    """
+)
+_X86_HINTS = _words("erms fsrm rep_good hle")
+# Flags that stand for a part of the XSAVE area. CRIU's `fpu` check wants the area's size to be the
+# same on both sides, since programs that had asked for it once misbehaved with a larger one (the
+# comment in cpu_validate_features, criu/arch/x86/cpu.c). Restoring works, so it is a warning.
+_X86_STATE = _words("avx mpx avx512f pku amx_tile")
+# All arm64 flags are instruction sets (kernel, arch/arm64/elf_hwcaps), but for these.
+_ARM_HINTS = _words("evtstrm cpuid")
+_SHOWN = 6
+
+
+class HostFacts(Protocol):
+    """What must be known of a host; `migrate.host_setup` finds it out.
+
+    `cpu_flags`: flags or Features of /proc/cpuinfo. `kernel_release`: `uname -r`. `criu_version`:
+    such as "4.2.1". `free_memory`, `free_disk`: bytes, MemAvailable and the free space under
+    Docker's root. `clock_skew`: seconds, this host's clock minus the source's; 0 for the source.
+    """
+
+    @property
+    def arch(self) -> str: ...
+    @property
+    def cpu_flags(self) -> Set[str]: ...
+    @property
+    def kernel_release(self) -> str: ...
+    @property
+    def criu_version(self) -> str: ...
+    @property
+    def free_memory(self) -> int: ...
+    @property
+    def free_disk(self) -> int: ...
+    @property
+    def clock_skew(self) -> float: ...
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """What the container needs, in bytes. `memory`: resident; `swapped`: in swap; `images`: the
+    checkpoint's, which lie in memory (tmpfs) at the destination; `files`: its own layer and
+    volumes; `image`: the Docker image, 0 if it is there already.
+    """
+
+    memory: int
+    swapped: int = 0
+    images: int = 0
+    files: int = 0
+    image: int = 0
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something wrong. `failure` is the class of `migrate.errors` to raise unless `warning`."""
+
+    failure: type[Failure]
+    message: str
+    remedy: str = ""
+    warning: bool = False
+
+    def as_failure(self) -> Failure:
+        """The failure to raise, with message and remedy."""
+        return self.failure(self.message, self.remedy or None)
+
+
+def check(
+    source: HostFacts, destination: HostFacts, spec: ContainerSpec, usage: Usage
+) -> list[Problem]:
+    """All problems of moving `spec` from `source` to `destination`, in no special order.
+
+    Fatal: another architecture, missing CPU instructions (`HostUnfit`), too little memory or disk
+    (`NoSpace`), an older minor version of CRIU (`CriuUnfit`). All else is a warning.
+    """
+    if source.arch != destination.arch:
+        return [
+            Problem(
+                HostUnfit,
+                f"the destination is {destination.arch} and this host is {source.arch}",
+                "move to a host of the same architecture",
+            )
+        ]
+    return [
+        *_cpu(source, destination),
+        *_versions(source, destination),
+        *_space(destination, spec, usage),
+        *_clock(destination),
+    ]
+
+
+def _cpu(source: HostFacts, destination: HostFacts) -> Iterator[Problem]:
+    missing = source.cpu_flags - destination.cpu_flags
+    arm = source.arch in ("aarch64", "arm64")
+    fatal = missing - _ARM_HINTS if arm else missing & _X86_INSTRUCTIONS
+    if fatal:
+        yield Problem(
+            HostUnfit,
+            f"the destination's CPU lacks {_some(fatal)}, which programs here may be using",
+            "move to a host with a CPU of the same or a newer kind, or give both VMs one CPU model",
+        )
+    if arm:
+        return
+    slower = missing & _X86_HINTS
+    if slower:
+        yield Problem(
+            HostUnfit,
+            f"the destination's CPU lacks {_some(slower)}: some programs may be slower there",
+            warning=True,
+        )
+    larger = (destination.cpu_flags - source.cpu_flags) & _X86_STATE
+    if larger:
+        yield Problem(
+            HostUnfit,
+            f"the destination's CPU has {_some(larger)} on top, and a larger FPU state by it: "
+            "a program that remembers the size of that state may misbehave",
+            "give both VMs one CPU model if the container crashes after the move",
+            warning=True,
+        )
+
+
+def _versions(source: HostFacts, destination: HostFacts) -> Iterator[Problem]:
+    # A newer CRIU reads the images of an older one: old fields stay ("backward compatibility",
+    # images/core-x86.proto), new ones are optional. An older one meets fields it does not know.
+    here, there = _numbers(source.criu_version), _numbers(destination.criu_version)
+    if there < here:
+        minor = there[:2] < here[:2]
+        yield Problem(
+            CriuUnfit,
+            f"CRIU is {destination.criu_version} at the destination and {source.criu_version} here"
+            + ("; it may not read the images of a newer one" if minor else ""),
+            "install the same version on both hosts" if minor else "",
+            warning=not minor,
+        )
+    if _numbers(destination.kernel_release)[:2] < _numbers(source.kernel_release)[:2]:
+        yield Problem(
+            HostUnfit,
+            f"the destination's kernel {destination.kernel_release} is older than "
+            f"{source.kernel_release} here: system calls that programs have found may be missing",
+            warning=True,
+        )
+
+
+def _space(destination: HostFacts, spec: ContainerSpec, usage: Usage) -> Iterator[Problem]:
+    # Pages that were swapped out come back as ordinary ones; while they are restored, page and
+    # image exist side by side.
+    pages = usage.memory + usage.swapped
+    memory = pages + usage.images
+    if memory > destination.free_memory:
+        yield Problem(
+            NoSpace,
+            f"the container needs {_mib(memory)} of memory at the destination (with the images "
+            f"of its checkpoint), and {_mib(destination.free_memory)} are free",
+            "free memory there, or move to a larger host",
+        )
+    disk = usage.files + usage.image
+    if disk > destination.free_disk:
+        yield Problem(
+            NoSpace,
+            f"the container and its image need {_mib(disk)} of disk at the destination, "
+            f"and {_mib(destination.free_disk)} are free",
+            "free disk space there: docker image prune",
+        )
+    limit = int(spec.host_config.get("Memory") or 0)
+    if limit and pages > limit:
+        yield Problem(
+            NoSpace,
+            f"the container has {_mib(pages)} in memory and swap with a limit of {_mib(limit)}: "
+            "without swap at the destination it would be killed there",
+            "raise the limit (docker update --memory), or see that the destination has swap",
+            warning=True,
+        )
+
+
+def _clock(destination: HostFacts) -> Iterator[Problem]:
+    lag = -destination.clock_skew
+    if lag > MAX_CLOCK_LAG:
+        yield Problem(
+            HostUnfit,
+            f"the destination's clock is {lag:.1f} s behind: "
+            "programs that use the wall clock may stand still for as long",
+            "set the clocks with NTP",
+            warning=True,
+        )
+
+
+def _some(flags: Set[str]) -> str:
+    names = sorted(flags)
+    shown = ", ".join(names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers, "6.12.48-cloud" as (6, 12, 48), filled up to three."""
+    found = re.match(r"\D*(\d+(?:\.\d+)*)", version)
+    parts = [int(part) for part in found.group(1).split(".")] if found else []
+    return tuple([*parts, 0, 0, 0][: max(3, len(parts))])
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f} MiB"
