@@ -160,8 +160,10 @@ class Dumper:
         (self.images / "descriptors.json").write_text(json.dumps(links))
         try:
             self._criu.dump()
-        except Exception as failure:  # noqa: BLE001 - pycriu raises bare Exceptions of its own
-            raise DumpFailed(f"CRIU cannot dump the container: {self.reason() or failure}") from failure
+        except Exception as failure:
+            raise DumpFailed(
+                f"CRIU cannot dump the container: {self.reason() or failure}"
+            ) from failure
         return time.monotonic() - begun
 
     def reason(self) -> str:

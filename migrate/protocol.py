@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
+from transport.channel import Channel
 
 import migrate.errors
 import transport.errors
@@ -19,7 +20,6 @@ from migrate.container_spec import ContainerSpec
 from migrate.host_facts import HostFacts
 from migrate.preflight import Usage
 from migrate.rootfs_items import Item
-from transport.channel import Channel
 from transport.errors import Failure, StreamCorrupt
 
 PROTOCOL_VERSION = 1
