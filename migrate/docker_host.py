@@ -76,7 +76,9 @@ class DockerHost:
         Raises `ContainerNotFound`, which suggests names that are alike.
         """
         try:
-            with _mapped(f"inspect the container `{name}`", missing=ContainerNotFound):
+            # 400: "multiple IDs found with provided prefix".
+            what = f"inspect the container `{name}`"
+            with _mapped(what, missing=ContainerNotFound, invalid=ContainerNotFound):
                 return cast(Inspect, self._client.inspect_container(name))
         except ContainerNotFound as failure:
             alike = difflib.get_close_matches(name, self._names(), n=3)
@@ -303,14 +305,17 @@ def _mapped(
     missing: type[Failure] = DockerUnavailable,
     conflict: type[Failure] = DockerUnavailable,
     other: type[Failure] = DockerUnavailable,
+    invalid: type[Failure] | None = None,
 ) -> Iterator[None]:
     """Turn docker-py's failures inside into ours: of the class `missing` for HTTP 404, `conflict`
-    for 409, `other` for all other answers, and `DockerUnavailable` for none.
+    for 409, `invalid` (if given) for 400, `other` for all other answers, and `DockerUnavailable`
+    for no answer.
     """
     try:
         yield
     except docker.errors.APIError as error:
-        kind = {404: missing, 409: conflict}.get(error.status_code or 0, other)
+        kinds = {404: missing, 409: conflict, 400: invalid or other}
+        kind = kinds.get(error.status_code or 0, other)
         reason = str(error.explanation or error).strip().rstrip(".")
         # Where no more precise failure fits, dockerd does run: its remedy would mislead.
         remedy = "see dockerd's log" if kind is DockerUnavailable else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Collection, Iterator, Set
 from typing import Protocol
 
 import msgspec
@@ -52,27 +52,25 @@ _SHOWN = 6
 
 
 class HostFacts(Protocol):
-    """What must be known of a host; `migrate.host_setup` finds it out.
+    """What must be known of a host: a part of `migrate.host_facts.HostFacts`.
 
-    `cpu_flags`: flags or Features of /proc/cpuinfo. `kernel_release`: `uname -r`. `criu_version`:
-    such as "4.2.1". `free_memory`, `free_disk`: bytes, MemAvailable and the free space under
-    Docker's root. `clock_skew`: seconds, this host's clock minus the source's; 0 for the source.
+    `cpu_flags`: flags or Features of /proc/cpuinfo. `kernel`: `uname -r`. `criu_version`: such as
+    (4, 2, 1). `free_memory`, `free_disk`: bytes that can be had without swapping, and below
+    Docker's root. None is what could not be found out, and is not judged here.
     """
 
     @property
     def arch(self) -> str: ...
     @property
-    def cpu_flags(self) -> Set[str]: ...
+    def cpu_flags(self) -> Collection[str]: ...
     @property
-    def kernel_release(self) -> str: ...
+    def kernel(self) -> str: ...
     @property
-    def criu_version(self) -> str: ...
+    def criu_version(self) -> tuple[int, ...] | None: ...
     @property
-    def free_memory(self) -> int: ...
+    def free_memory(self) -> int | None: ...
     @property
-    def free_disk(self) -> int: ...
-    @property
-    def clock_skew(self) -> float: ...
+    def free_disk(self) -> int | None: ...
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -102,10 +100,16 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 def check(
-    source: HostFacts, destination: HostFacts, spec: ContainerSpec, usage: Usage
+    source: HostFacts,
+    destination: HostFacts,
+    spec: ContainerSpec,
+    usage: Usage,
+    *,
+    clock_skew: float = 0.0,
 ) -> list[Problem]:
     """All problems of moving `spec` from `source` to `destination`, in no special order.
 
+    `clock_skew`: seconds, the destination's wall clock minus the source's at the same moment.
     Fatal: another architecture, missing CPU instructions (`HostUnfit`), too little memory or disk
     (`NoSpace`), an older minor version of CRIU (`CriuUnfit`). All else is a warning.
     """
@@ -121,12 +125,13 @@ def check(
         *_cpu(source, destination),
         *_versions(source, destination),
         *_space(destination, spec, usage),
-        *_clock(destination),
+        *_clock(clock_skew),
     ]
 
 
 def _cpu(source: HostFacts, destination: HostFacts) -> Iterator[Problem]:
-    missing = source.cpu_flags - destination.cpu_flags
+    here, there = frozenset(source.cpu_flags), frozenset(destination.cpu_flags)
+    missing = here - there
     arm = source.arch in ("aarch64", "arm64")
     fatal = missing - _ARM_HINTS if arm else missing & _X86_INSTRUCTIONS
     if fatal:
@@ -144,7 +149,7 @@ def _cpu(source: HostFacts, destination: HostFacts) -> Iterator[Problem]:
             f"the destination's CPU lacks {_some(slower)}: some programs may be slower there",
             warning=True,
         )
-    larger = (destination.cpu_flags - source.cpu_flags) & _X86_STATE
+    larger = (there - here) & _X86_STATE
     if larger:
         yield Problem(
             HostUnfit,
@@ -158,21 +163,23 @@ def _cpu(source: HostFacts, destination: HostFacts) -> Iterator[Problem]:
 def _versions(source: HostFacts, destination: HostFacts) -> Iterator[Problem]:
     # A newer CRIU reads the images of an older one: old fields stay ("backward compatibility",
     # images/core-x86.proto), new ones are optional. An older one meets fields it does not know.
-    here, there = _numbers(source.criu_version), _numbers(destination.criu_version)
-    if there < here:
-        minor = there[:2] < here[:2]
-        yield Problem(
-            CriuUnfit,
-            f"CRIU is {destination.criu_version} at the destination and {source.criu_version} here"
-            + ("; it may not read the images of a newer one" if minor else ""),
-            "install the same version on both hosts" if minor else "",
-            warning=not minor,
-        )
-    if _numbers(destination.kernel_release)[:2] < _numbers(source.kernel_release)[:2]:
+    if source.criu_version and destination.criu_version:
+        here, there = _filled(source.criu_version), _filled(destination.criu_version)
+        if there < here:
+            minor = there[:2] < here[:2]
+            yield Problem(
+                CriuUnfit,
+                f"CRIU is {_dotted(destination.criu_version)} at the destination and "
+                f"{_dotted(source.criu_version)} here"
+                + ("; it may not read the images of a newer one" if minor else ""),
+                "install the same version on both hosts" if minor else "",
+                warning=not minor,
+            )
+    if _kernel_numbers(destination.kernel) < _kernel_numbers(source.kernel):
         yield Problem(
             HostUnfit,
-            f"the destination's kernel {destination.kernel_release} is older than "
-            f"{source.kernel_release} here: system calls that programs have found may be missing",
+            f"the destination's kernel {destination.kernel} is older than "
+            f"{source.kernel} here: system calls that programs have found may be missing",
             warning=True,
         )
 
@@ -182,7 +189,7 @@ def _space(destination: HostFacts, spec: ContainerSpec, usage: Usage) -> Iterato
     # image exist side by side.
     pages = usage.memory + usage.swapped
     memory = pages + usage.images
-    if memory > destination.free_memory:
+    if destination.free_memory is not None and memory > destination.free_memory:
         yield Problem(
             NoSpace,
             f"the container needs {_mib(memory)} of memory at the destination (with the images "
@@ -190,7 +197,7 @@ def _space(destination: HostFacts, spec: ContainerSpec, usage: Usage) -> Iterato
             "free memory there, or move to a larger host",
         )
     disk = usage.files + usage.image
-    if disk > destination.free_disk:
+    if destination.free_disk is not None and disk > destination.free_disk:
         yield Problem(
             NoSpace,
             f"the container and its image need {_mib(disk)} of disk at the destination, "
@@ -208,8 +215,8 @@ def _space(destination: HostFacts, spec: ContainerSpec, usage: Usage) -> Iterato
         )
 
 
-def _clock(destination: HostFacts) -> Iterator[Problem]:
-    lag = -destination.clock_skew
+def _clock(clock_skew: float) -> Iterator[Problem]:
+    lag = -clock_skew
     if lag > MAX_CLOCK_LAG:
         yield Problem(
             HostUnfit,
@@ -226,11 +233,19 @@ def _some(flags: Set[str]) -> str:
     return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers, "6.12.48-cloud" as (6, 12, 48), filled up to three."""
-    found = re.match(r"\D*(\d+(?:\.\d+)*)", version)
-    parts = [int(part) for part in found.group(1).split(".")] if found else []
-    return tuple([*parts, 0, 0, 0][: max(3, len(parts))])
+def _filled(version: tuple[int, ...]) -> tuple[int, ...]:
+    """(4, 2) as (4, 2, 0), so that it is not older than itself."""
+    return version + (0,) * (3 - len(version))
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def _kernel_numbers(release: str) -> tuple[int, ...]:
+    """`6.12.48-cloud` as (6, 12); () for a release that does not begin with numbers."""
+    found = re.match(r"(\d+)\.(\d+)", release)
+    return tuple(map(int, found.groups())) if found else ()
 
 
 def _mib(size: int) -> str:

@@ -238,6 +238,13 @@ def test_names_that_are_alike_are_suggested(daemon: Daemon) -> None:
     assert raised.value.remedy == ContainerNotFound.default_remedy
 
 
+def test_the_start_of_two_ids_is_not_found(daemon: Daemon) -> None:
+    daemon.answers["GET /containers/json"] = (200, [])
+    daemon.fail("GET /containers/4f/json", 400, "multiple IDs found with provided prefix: 4f")
+    with pytest.raises(ContainerNotFound, match="multiple IDs"):
+        daemon.host.inspect_container("4f")
+
+
 def test_an_empty_name_is_not_found(daemon: Daemon) -> None:
     daemon.answers["GET /containers/json"] = (200, [])
     with pytest.raises(ContainerNotFound, match="the name is empty"):

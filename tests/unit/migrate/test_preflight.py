@@ -18,17 +18,16 @@ SMALL = Usage(memory=100 * MIB)
 
 @dataclass(frozen=True)
 class Host:
-    """What `migrate.host_setup` would know."""
+    """What `migrate.host_facts` would know."""
 
     arch: str = "x86_64"
     cpu_flags: frozenset[str] = field(
         default_factory=lambda: frozenset({"sse4_2", "avx", "avx2", "erms", "vmx"})
     )
-    kernel_release: str = "6.12.48+deb13-amd64"
-    criu_version: str = "4.2.1"
-    free_memory: int = 1024 * MIB
-    free_disk: int = 1024 * MIB
-    clock_skew: float = 0.0
+    kernel: str = "6.12.48+deb13-amd64"
+    criu_version: tuple[int, ...] | None = (4, 2, 1)
+    free_memory: int | None = 1024 * MIB
+    free_disk: int | None = 1024 * MIB
 
 
 HOST = Host()
@@ -102,16 +101,18 @@ def test_all_features_of_arm_count_but_for_hints() -> None:
 @pytest.mark.parametrize(
     ("here", "there", "expected"),
     [
-        ("4.2.1", "4.2.1", []),
-        ("4.1.1", "4.2", []),
-        ("4.2", "4.2.0", []),
-        ("4.2.1", "4.2", [(CriuUnfit, True)]),
-        ("4.2.1", "4.1.9", [(CriuUnfit, False)]),
-        ("4.0", "3.19", [(CriuUnfit, False)]),
-        ("4.9", "4.10", []),
+        ((4, 2, 1), (4, 2, 1), []),
+        ((4, 1, 1), (4, 2), []),
+        ((4, 2), (4, 2, 0), []),
+        ((4, 2, 1), (4, 2), [(CriuUnfit, True)]),
+        ((4, 2, 1), (4, 1, 9), [(CriuUnfit, False)]),
+        ((4, 0), (3, 19), [(CriuUnfit, False)]),
+        ((4, 9), (4, 10), []),
     ],
 )
-def test_criu_versions(here: str, there: str, expected: list[tuple[type, bool]]) -> None:
+def test_criu_versions(
+    here: tuple[int, ...], there: tuple[int, ...], expected: list[tuple[type, bool]]
+) -> None:
     found = problems(replace(HOST, criu_version=here), replace(HOST, criu_version=there))
     assert seen(found) == expected
 
@@ -125,7 +126,7 @@ def test_criu_versions(here: str, there: str, expected: list[tuple[type, bool]])
     ],
 )
 def test_an_older_kernel_is_a_warning(there: str, expected: list[tuple[type, bool]]) -> None:
-    assert seen(problems(HOST, replace(HOST, kernel_release=there))) == expected
+    assert seen(problems(HOST, replace(HOST, kernel=there))) == expected
 
 
 @pytest.mark.parametrize(
@@ -153,4 +154,9 @@ def test_more_than_the_memory_limit_in_swap_is_a_warning() -> None:
     [(-0.9, []), (-1.5, [(HostUnfit, True)]), (5.0, [])],
 )
 def test_a_clock_behind_is_a_warning(skew: float, expected: list[tuple[type, bool]]) -> None:
-    assert seen(problems(HOST, replace(HOST, clock_skew=skew))) == expected
+    assert seen(check(HOST, HOST, spec(), SMALL, clock_skew=skew)) == expected
+
+
+def test_what_is_unknown_is_not_judged() -> None:
+    unknown = replace(HOST, criu_version=None, free_memory=None, free_disk=None)
+    assert problems(HOST, unknown, Usage(memory=2**50, files=2**50)) == []
