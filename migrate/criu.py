@@ -24,7 +24,7 @@ from migrate.errors import CriuUnfit, DumpFailed, Unsupported
 CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 LOG = "dump.log"
 BUNDLES = "/run/containerd/io.containerd.runtime.v2.task/moby"
-# A file that is deleted but held open travels inside the images, up to this size (CRIU's ghost-limit).
+# A deleted file that is held open travels in the images, up to this size (CRIU's --ghost-limit).
 GHOST_LIMIT = 256 << 20
 
 
@@ -161,9 +161,8 @@ class Dumper:
         try:
             self._criu.dump()
         except Exception as failure:
-            raise DumpFailed(
-                f"CRIU cannot dump the container: {self.reason() or failure}"
-            ) from failure
+            reason = self.reason() or failure
+            raise DumpFailed(f"CRIU cannot dump the container: {reason}") from failure
         return time.monotonic() - begun
 
     def reason(self) -> str:

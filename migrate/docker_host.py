@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import Any, cast
 
 import docker
@@ -145,6 +145,11 @@ class DockerHost:
         except ContainerNotFound:
             return
 
+    def rename(self, container: str, name: str) -> None:
+        """Give it another name. Raises `ContainerNotFound`, or `NameTaken`."""
+        with _mapped("rename the container", ContainerNotFound, NameTaken):
+            self._client.rename(container, name)
+
     def set_restart_policy(self, container: str, policy: Mapping[str, Any]) -> None:
         """Change the policy of a container: `{"Name": "no"}`. Raises `ContainerNotFound`."""
         with _mapped("change the restart policy", ContainerNotFound):
@@ -216,6 +221,11 @@ class DockerHost:
                 )
             )
         return tuple(views)
+
+    def remove_image(self, image: str) -> None:
+        """Remove an image and its tags; one that is gone, or in use, is left as it is."""
+        with suppress(PlacementFailed), _mapped("remove the image", *(PlacementFailed,) * 2):
+            self._client.remove_image(image, force=True)
 
     def save_image(self, reference: str) -> Iterator[bytes]:
         """The tar of `docker save`, in pieces. Raises `PlacementFailed` if there is no such image.

@@ -1,4 +1,4 @@
-"""The agent's side of a held restore: the pending directory, `docker start`, the supervisor's words.
+"""The agent's side of a held restore: pending directory, `docker start`, the supervisor's words.
 
 `docker start` is called before the freeze: it does what does not need the images (0.13 s of Docker
 and containerd) and then waits in `migrate-runc create`.
@@ -6,6 +6,8 @@ and containerd) and then waits in `migrate-runc create`.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import queue
@@ -104,9 +106,8 @@ class HeldRestore:
             try:
                 heard = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                raise RestoreFailed(
-                    f"the restore did not come to `{event}` in {timeout:.0f} s"
-                ) from None
+                late = f"the restore did not come to `{event}` within {timeout:.0f} s"
+                raise RestoreFailed(late) from None
             if heard["event"] == event:
                 return heard
             if heard["event"] == "failed":
@@ -119,10 +120,8 @@ class HeldRestore:
         """Let go of the supervisor; one that was not told `commit` gives up."""
         for end in (self._supervisor, self._listener):
             if end is not None:
-                try:
+                with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
                 end.close()
         self._supervisor = self._listener = None
 
@@ -133,8 +132,6 @@ class HeldRestore:
 
 def supervisor_is_done(directory: Path) -> bool:
     """Whether no supervisor holds the gates of this pending directory any more."""
-    import fcntl
-
     try:
         with open(os.path.join(directory, "hold.start")) as hold:
             fcntl.flock(hold, fcntl.LOCK_EX | fcntl.LOCK_NB)

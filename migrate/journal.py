@@ -114,6 +114,11 @@ class Journal:
         return journal
 
     @property
+    def steps(self) -> list[Step]:
+        """The undo steps that are noted, first one first."""
+        return [self._steps[number] for number in sorted(self._steps)]
+
+    @property
     def commit_sent(self) -> bool:
         return COMMIT_SENT in self.phases
 

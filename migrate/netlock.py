@@ -1,9 +1,10 @@
 """Silence on a container's network while its state is on the way.
 
-While a container is frozen, its kernel would go on to acknowledge what clients send; the copy at the
-other host would never see these bytes, and the connection would be broken for good. So nothing may
-come in or go out from before the dump until the container runs again, here or there. CRIU's own lock
-ends with the dump when the container is left running (criu/cr-dump.c, cr_dump_finish), too early.
+While a container is frozen, its kernel would go on to acknowledge what clients send; the copy at
+the other host would never see these bytes, and the connection would be broken for good. So nothing
+may come in or go out from before the dump until the container runs again, here or there. CRIU's own
+lock ends with the dump when the container is left running (criu/cr-dump.c, cr_dump_finish): too
+early.
 Dropped, not rejected: TCP and game clients send again.
 """
 

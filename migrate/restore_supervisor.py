@@ -1,10 +1,10 @@
-"""Watches one restore from `create` to the running container; steered by the agent, if there is one.
+"""Watches one restore from `create` to the running container; the agent, if any, steers it.
 
-It outlives the runtime's `create` call, holds the gates (see migrate/runtime.py) and is the subreaper
-of everything that the restore starts, so that a failed restore leaves no process.
+It outlives the runtime's `create` call, holds the gates (see migrate/runtime.py) and is the
+subreaper of everything that the restore starts, so that a failed restore leaves no process.
 
 Words with the agent, one JSON object per line over `agent.sock`:
-  from here: created{rootfs}, namespaces{pid}, ready{pid}, running{pid}, failed{reason}
+  from here: created{rootfs}, namespaces{pid}, network, ready{pid}, running{pid}, failed{reason}
   from the agent: restore (the images are complete), commit (let it run)
 An agent that goes away before `commit` ends the restore; without an agent nothing is waited for.
 """
@@ -192,6 +192,7 @@ class Supervisor:
             self.tell("namespaces", pid=int(pid))
             self.answer_create(f"pid {pid}")
             self.wait_for("start", self.pending.restore_timeout)
+            self.tell("network")
             self.release("setup-namespaces")
             self.wait_for("post-restore", self.pending.restore_timeout)
             self.tell("ready", pid=int(pid))

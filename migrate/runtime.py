@@ -194,7 +194,7 @@ def main() -> int:
         return create(directory, call)
     abort(directory)
     runc = os.environ.get("MIGRATE_RUNC", "runc")
-    os.execvp(runc, [runc, *argv])
+    return os.execvp(runc, [runc, *argv])
 
 
 if __name__ == "__main__":

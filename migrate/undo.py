@@ -6,19 +6,25 @@ taken its place since (ids, not names; pids with their start times).
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
 import signal
-import subprocess
 import time
+from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from migrate import netlock
+from migrate.container_spec import RUNTIME
 from migrate.docker_host import DockerHost
 from migrate.errors import ContainerNotFound
 from migrate.run import run
+from migrate.runtime import abort
 
 
 class Unpause(msgspec.Struct, frozen=True, tag="unpause"):
@@ -44,10 +50,28 @@ class Unmount(msgspec.Struct, frozen=True, tag="unmount"):
 
 
 class RemoveContainer(msgspec.Struct, frozen=True, tag="remove-container"):
-    """`name`: with `container` empty (it died before the id was known) the label decides."""
+    container: str
+
+
+class RemoveUnborn(msgspec.Struct, frozen=True, tag="remove-unborn"):
+    """Remove a container that we may have created without learning its id: of that name, of our
+    runtime, never started, and created after `since` (seconds since the epoch)."""
+
+    name: str
+    since: float
+
+
+class RemoveImage(msgspec.Struct, frozen=True, tag="remove-image"):
+    """`layers`: the diff ids; what the image is called is not known before it is loaded."""
+
+    layers: tuple[str, ...]
+
+
+class RenameBack(msgspec.Struct, frozen=True, tag="rename-back"):
+    """A stopped container that was moved out of the way gets its name again."""
 
     container: str
-    session: str
+    name: str
 
 
 class RemoveNetwork(msgspec.Struct, frozen=True, tag="remove-network"):
@@ -76,17 +100,18 @@ Step = (
     | RemoveTree
     | Unmount
     | RemoveContainer
+    | RemoveUnborn
+    | RemoveImage
+    | RenameBack
     | RemoveNetwork
     | EndPending
     | RestoreRestartPolicy
     | KillProcess
 )
 
-SESSION_LABEL = "migrate.session"
-
 
 def start_time(pid: int) -> int | None:
-    """Clock ticks since boot at which a process started, None when it is gone (proc_pid_stat(5))."""
+    """Clock ticks from boot to the start of a process, None when it is gone (proc_pid_stat(5))."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -108,24 +133,25 @@ def undo(step: Step) -> None:
             if os.path.ismount(path):
                 run(["umount", "--lazy", path])
             shutil.rmtree(path, ignore_errors=True)
-        case RemoveContainer(container, session):
-            _remove_container(container, session)
+        case RemoveContainer(container):
+            DockerHost().remove(container, force=True, volumes=True)
+        case RemoveUnborn(name, since):
+            _remove_unborn(name, since)
+        case RemoveImage(layers):
+            _remove_image(layers)
+        case RenameBack(container, name):
+            with contextlib.suppress(ContainerNotFound):
+                DockerHost().rename(container, name)
         case RemoveNetwork(name):
             DockerHost().remove_network(name)
         case EndPending(directory):
             _end_pending(Path(directory))
         case RestoreRestartPolicy(container, policy):
-            _forgiving(lambda: DockerHost().set_restart_policy(container, policy))
+            with contextlib.suppress(ContainerNotFound):
+                DockerHost().set_restart_policy(container, policy)
         case KillProcess(pid, started):
             if start_time(pid) == started:
                 os.kill(pid, signal.SIGKILL)
-
-
-def _forgiving(action: object) -> None:
-    try:
-        action()  # type: ignore[operator]
-    except ContainerNotFound:
-        pass
 
 
 def _unpause(container: str, freezer: str) -> None:
@@ -167,23 +193,30 @@ def freeze(freezer: str, timeout: float = 10.0) -> bool:
     return False
 
 
-def _remove_container(container: str, session: str) -> None:
+def _remove_unborn(name: str, since: float) -> None:
     docker = DockerHost()
-    victims = [container] if container else []
-    for listed in docker.containers():
-        if (listed.get("Labels") or {}).get(SESSION_LABEL) == session:
-            victims.append(str(listed["Id"]))
-    for victim in dict.fromkeys(victims):
-        try:
-            docker.remove(victim, force=True, volumes=True)
-        except ContainerNotFound:
-            continue
+    try:
+        found = docker.inspect_container(name)
+    except ContainerNotFound:
+        return
+    ours = found["HostConfig"].get("Runtime") == RUNTIME and found["State"]["Status"] == "created"
+    if ours and created_at(found) >= since - 1:
+        docker.remove(found["Id"], force=True, volumes=True)
+
+
+def created_at(inspected: Mapping[str, Any]) -> float:
+    """When a container was created, in seconds since the epoch (Docker gives RFC 3339, ns)."""
+    text = str(inspected["Created"])
+    return datetime.fromisoformat(re.sub(r"(\.\d{1,6})\d*", r"\1", text)).timestamp()
+
+
+def _remove_image(layers: tuple[str, ...]) -> None:
+    docker = DockerHost()
+    for image in docker.images_view():
+        if image.layers == layers:
+            docker.remove_image(image.id)
 
 
 def _end_pending(directory: Path) -> None:
-    """As the runtime's `kill` does it; in a process of its own, for it waits for the supervisor."""
     if directory.exists():
-        code = "import sys; from pathlib import Path; from migrate.runtime import abort; abort(Path(sys.argv[1]))"
-        import sys
-
-        subprocess.run([sys.executable, "-I", "-c", code, str(directory)], check=False, timeout=30)
+        abort(directory)

@@ -1,0 +1,200 @@
+"""`migrate agent`: the destination's end of the connection, started over SSH by the source.
+
+Speaks the protocol over stdin and stdout. It ends, and undoes what it did, when the source goes
+away before commit; its guard (migrate/guard.py) does the same when this process is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+
+from migrate import __version__
+from migrate.destination import Destination
+from migrate.errors import AgentFailed, ProtocolMismatch
+from migrate.guard import Guard
+from migrate.host_facts import facts
+from migrate.host_setup import make_state_dirs
+from migrate.protocol import (
+    FILE_PIECE,
+    IMAGE_PIECE,
+    MESSAGE,
+    PROTOCOL_VERSION,
+    ROOTFS_ITEMS,
+    Abandon,
+    AskOutcome,
+    Begin,
+    CloseFile,
+    Commit,
+    Done,
+    Failed,
+    Finish,
+    Greeting,
+    Hello,
+    Message,
+    OpenFile,
+    Prepare,
+    Restore,
+    RootfsPass,
+    decode_request,
+    from_failure,
+    send,
+)
+from migrate.recover import outcome
+from transport.channel import Channel
+from transport.errors import ConnectionLost, Failure, StreamCorrupt
+from transport.frames import Frame
+
+
+class Agent:
+    """Serves one connection. `serve` gives the exit code."""
+
+    def __init__(self, channel: Channel, peer: str) -> None:
+        self.channel = channel
+        self.peer = peer
+        self.guard: Guard | None = None
+        self.facts = facts()
+        self.destination = Destination(self.facts)
+        self.greeted = False
+        self.failed = False  # after a failure all content is dropped until the source goes
+
+    def serve(self) -> int:
+        try:
+            while self._serve_one(self.channel.receive()):
+                pass
+        except ConnectionLost as lost:
+            return self._source_lost(lost)
+        return 0
+
+    def _serve_one(self, frame: Frame) -> bool:
+        """Serve one frame; False when it was the last."""
+        try:
+            if frame.kind == MESSAGE:
+                message = decode_request(frame.payload)
+                if self.failed:
+                    return not isinstance(message, Abandon | Finish)
+                return self._request(message)
+            if not self.failed:
+                self._content(frame)
+        except ConnectionLost:
+            raise
+        except Failure as failure:
+            self._fail(failure)
+        except Exception as bug:  # noqa: BLE001 - the source must be told whatever it is
+            print(traceback.format_exc(), file=sys.stderr)
+            self._fail(AgentFailed(f"the destination's agent failed: {bug!r}"))
+        return True
+
+    def _content(self, frame: Frame) -> None:
+        if frame.kind == FILE_PIECE:
+            self.destination.file_piece(frame.stream, frame.payload)
+        elif frame.kind == ROOTFS_ITEMS:
+            self.destination.rootfs_items(frame.payload)
+        elif frame.kind == IMAGE_PIECE:
+            self.destination.load_image(self._image_pieces(frame))
+            send(self.channel, Done())
+        else:
+            raise StreamCorrupt(f"a frame of unknown kind {frame.kind}")
+
+    def _image_pieces(self, first: Frame) -> Iterator[bytes]:
+        frame = first
+        while frame.payload:
+            yield frame.payload
+            frame = self.channel.receive()
+            if frame.kind != IMAGE_PIECE:
+                raise StreamCorrupt("the image was not ended")
+
+    def _request(self, message: Message) -> bool:
+        if not self.greeted and not isinstance(message, Hello):
+            raise StreamCorrupt("the first message was no `Hello`")
+        reply: Message | None = Done()
+        match message:
+            case Hello():
+                reply = self._greet(message)
+            case Begin():
+                reply = self.destination.begin(message, self.peer)
+                self.guard = Guard.start(message.session, "destination")
+            case Prepare():
+                reply = self.destination.prepare()
+            case RootfsPass():
+                pass
+            case OpenFile():
+                reply = self.destination.open_file(message)
+            case CloseFile():
+                reply = self.destination.close_file(message)
+            case Restore():
+                reply = self.destination.restore(message)
+            case Commit():
+                send(self.channel, self.destination.commit())
+                reply = None
+                self.destination.settle()
+            case Abandon():
+                self._undo()
+            case Finish():
+                self.destination.finish()
+                self._dismiss_guard()
+            case AskOutcome():
+                reply = outcome(message.session)
+            case _:
+                raise StreamCorrupt(f"unexpected {type(message).__name__}")
+        if reply is not None:
+            send(self.channel, reply)
+        return not isinstance(message, Abandon | Finish | AskOutcome)
+
+    def _greet(self, message: Hello) -> Greeting:
+        if message.protocol != PROTOCOL_VERSION:
+            raise ProtocolMismatch(
+                f"the destination runs migrate {__version__} (protocol {PROTOCOL_VERSION}), "
+                f"the source {message.version} (protocol {message.protocol})"
+            )
+        self.greeted = True
+        return Greeting(protocol=PROTOCOL_VERSION, version=__version__, facts=self.facts)
+
+    def _fail(self, failure: Failure) -> None:
+        """Undo, then tell the source: when it hears of the failure, nothing is left here."""
+        self.failed = True
+        log = self.destination.log_lines()
+        report: Failed = from_failure(failure, log)
+        try:
+            self._undo()
+        except Failure as worse:
+            report = from_failure(AgentFailed(f"{failure.message}; and {worse.message}"), log)
+        send(self.channel, report)
+
+    def _undo(self) -> None:
+        self.destination.rollback()
+        self._dismiss_guard()
+
+    def _dismiss_guard(self) -> None:
+        if self.guard:
+            self.guard.dismiss()
+            self.guard = None
+
+    def _source_lost(self, lost: ConnectionLost) -> int:
+        """The source is gone. Before commit: undo. After: we own it, and remember to say so."""
+        if self.destination.committed:
+            return 0  # the guard settles what is left and keeps the journal for `AskOutcome`
+        try:
+            self._undo()
+        except Failure as failure:
+            print(f"migrate agent: {failure.message}", file=sys.stderr)
+            return failure.exit_code
+        return lost.exit_code
+
+
+def main() -> int:
+    """Serve the connection on stdin and stdout."""
+    # What libraries print must not end up in the stream.
+    read_fd, write_fd = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    make_state_dirs()
+    peer = os.environ.get("SSH_CONNECTION", "").split(" ")[0]
+    channel = Channel.over_fds(read_fd, write_fd)
+    try:
+        return Agent(channel, peer).serve()
+    finally:
+        channel.close()

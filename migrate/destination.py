@@ -1,0 +1,314 @@
+"""The destination of one migration: what each request does here, and how it is undone.
+
+Nothing is changed before `prepare`; from then on every thing done has its undo step in the journal
+before it is done. After `commit` the container is this host's.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from migrate.container_spec import create_request
+from migrate.criu_log import interesting_lines
+from migrate.criu_probe import probe
+from migrate.docker_host import DockerHost
+from migrate.errors import AgentFailed, CriuUnfit, HostUnfit, PlacementFailed
+from migrate.held_restore import HeldRestore
+from migrate.host_facts import HostFacts
+from migrate.host_findings import findings
+from migrate.image_stream import ImageReceiver
+from migrate.journal import OWNED, Header, Journal
+from migrate.placement import DestinationView, Placement, find_image, place
+from migrate.preflight import check
+from migrate.protocol import (
+    SESSION,
+    Begin,
+    CloseFile,
+    OpenFile,
+    Prepared,
+    Ready,
+    Restore,
+    Running,
+    Welcome,
+    decode_items,
+)
+from migrate.rootfs_apply import Applier
+from migrate.rootfs_limits import kept_paths
+from migrate.run import run
+from migrate.undo import (
+    EndPending,
+    RemoveContainer,
+    RemoveImage,
+    RemoveNetwork,
+    RemoveUnborn,
+    RenameBack,
+    RestoreRestartPolicy,
+    Unmount,
+)
+from transport.errors import StreamCorrupt
+
+RUN = Path("/run/migrate")
+START_TIMEOUT = 60.0
+RESTORE_TIMEOUT = 300.0
+IMAGES_SLACK = 64 << 20  # bytes that CRIU's small files may take beside the pages
+
+
+class Destination:
+    """One session. Methods are called in the order of the protocol; `rollback` at any time."""
+
+    def __init__(self, facts: HostFacts) -> None:
+        self.facts = facts
+        self.docker = DockerHost()
+        self.begun: Begin | None = None
+        self.journal: Journal | None = None
+        self.placement: Placement | None = None
+        self.container = ""
+        self.committed = False
+        self._image = ""
+        self._held: HeldRestore | None = None
+        self._applier: Applier | None = None
+        self._receiver: ImageReceiver | None = None
+        self._policy_step: int | None = None
+
+    # -- before anything is changed -----------------------------------------------------------
+
+    def begin(self, message: Begin, peer: str) -> Welcome:
+        """Say whether it can be done. Raises the first reason why not; changes nothing."""
+        if self.begun:
+            raise StreamCorrupt("a second `Begin` in one session")
+        if not SESSION.fullmatch(message.session):
+            raise StreamCorrupt(f"not a session id: {message.session!r}")
+        for finding in findings(self.facts):
+            if not finding.ok:
+                failure = finding.failure()
+                raise type(failure)(f"at the destination: {failure.message}", failure.remedy)
+        if self.facts.docker and message.source.docker:
+            ours, theirs = self.facts.docker.cgroup_version, message.source.docker.cgroup_version
+            if ours != theirs:
+                raise HostUnfit(
+                    f"the destination has cgroup v{ours}, the source v{theirs}: CRIU cannot "
+                    "restore across them",
+                    "boot both hosts with the same cgroup hierarchy",
+                )
+        probed = probe()
+        if not probed.ok:
+            raise CriuUnfit(
+                f"CRIU cannot restore at the destination: {probed.reason}",
+                "install a CRIU that works with that kernel (>= 4.2 for Linux >= 6.16); "
+                "`migrate check HOST` tries again",
+            )
+        view = self._view()
+        self.placement = place(message.spec, view, force=message.force)
+        skew = self.facts.wall_clock - message.source.wall_clock
+        warnings = list(self.placement.warnings)
+        problems = check(message.source, self.facts, message.spec, message.usage, clock_skew=skew)
+        for problem in problems:
+            if not problem.warning:
+                raise problem.as_failure()
+            warnings.append(problem.message)
+        self.begun = message
+        self.journal = Journal.create(
+            Header(
+                message.session, "destination", message.spec.source_id, message.spec.name, peer,
+                time.time(),
+            )
+        )  # fmt: skip
+        self._image = self.placement.image.create_from
+        save = self.placement.image.save if self.placement.image.send else ""
+        return Welcome(save=save, warnings=tuple(warnings))
+
+    def _view(self) -> DestinationView:
+        return DestinationView(
+            networks=tuple(self.docker.networks()),
+            containers=tuple(self.docker.containers()),
+            images=self.docker.images_view(),
+            cpus=os.cpu_count() or 0,
+            userns_remap=False,
+        )
+
+    @property
+    def _session(self) -> tuple[Begin, Journal]:
+        if not self.begun or not self.journal:
+            raise StreamCorrupt("a request came before `Begin`")
+        return self.begun, self.journal
+
+    # -- prepare ---------------------------------------------------------------------------------
+
+    def load_image(self, pieces: Iterator[bytes]) -> None:
+        begun, journal = self._session
+        journal.phase("image")
+        journal.push(RemoveImage(begun.spec.image.layers))
+        self.docker.load_image(pieces)
+        found = find_image(begun.spec.image, self.docker.images_view())
+        if not found:
+            raise PlacementFailed("the image that was sent is not the one that was announced")
+        self._image = found
+
+    def prepare(self) -> Prepared:
+        """Make what the container needs, and the container; `docker start` is called and held."""
+        begun, journal = self._session
+        assert self.placement
+        began = time.monotonic()
+        journal.phase("prepare")
+        base = RUN / "sessions" / begun.session
+        journal.push(Unmount(str(base)))
+        base.mkdir(parents=True, mode=0o700)
+        limit = begun.usage.images + IMAGES_SLACK
+        # The images hold the container's memory: secrets. A tmpfs of our own, which is never
+        # written to disk but by swap, and goes as a whole.
+        run(["mount", "-t", "tmpfs", "-o", f"mode=0700,size={limit}", "migrate", str(base)])
+        images, work = base / "images", base / "work"
+        images.mkdir()
+        work.mkdir()
+        for old in self.placement.remove:
+            journal.push(RenameBack(old, begun.spec.name))
+            self.docker.rename(old, f"{begun.spec.name}-replaced-{begun.session[:8]}")
+        for network in self.placement.networks:
+            journal.push(RemoveNetwork(network.name))
+            self.docker.create_network(network)
+        self.container = self._create(begun, journal)
+        journal.push(EndPending(f"/run/migrate/pending/{self.container}"))
+        options = ["tcp-established" if begun.tcp == "established" else "tcp-close", "file-locks"]
+        self._held = HeldRestore(self.docker, self.container, images, work, options)
+        rootfs = self._held.start(START_TIMEOUT)
+        self._applier = Applier(Path(rootfs), keep=kept_paths(begun.spec))
+        self._receiver = ImageReceiver(images, limit)
+        return Prepared(container=self.container, seconds=time.monotonic() - began)
+
+    def _create(self, begun: Begin, journal: Journal) -> str:
+        """Create the container without its restart policy: a failed restore must not be followed
+        by a fresh start."""
+        if not self._image:
+            raise PlacementFailed("the image is not here and was not sent")
+        request = create_request(begun.spec, self.docker.api_version, self._image)
+        body = dict(request.body)
+        body["HostConfig"] = {**body["HostConfig"], "RestartPolicy": {"Name": "no"}}
+        unborn = journal.push(RemoveUnborn(begun.spec.name, time.time()))
+        container = self.docker.create_container(body, begun.spec.name)
+        journal.push(RemoveContainer(container))
+        journal.drop(unborn)
+        for network, endpoint in request.connect:
+            self.docker.connect_network(container, network, endpoint)
+        return container
+
+    # -- content ---------------------------------------------------------------------------------
+
+    def rootfs_items(self, payload: bytes) -> None:
+        if not self._applier:
+            raise StreamCorrupt("changed files came before `Prepare`")
+        for item in decode_items(payload):
+            self._applier.apply(item)
+
+    def open_file(self, message: OpenFile) -> None:
+        self._images.open(message)
+
+    def file_piece(self, number: int, payload: bytes) -> None:
+        self._images.piece(number, payload)
+
+    def close_file(self, message: CloseFile) -> None:
+        self._images.close_file(message)
+
+    @property
+    def _images(self) -> ImageReceiver:
+        if not self._receiver:
+            raise StreamCorrupt("a checkpoint file came before `Prepare`")
+        return self._receiver
+
+    # -- restore, commit ---------------------------------------------------------------------------
+
+    def restore(self, message: Restore) -> Ready:
+        """Restore up to the last step. Raises RestoreFailed with CRIU's reason."""
+        _, journal = self._session
+        if not self._held or not self._applier:
+            raise StreamCorrupt("`Restore` came before `Prepare`")
+        began = time.monotonic()
+        self._images.complete(message.files)
+        self._applier.finish()
+        self._held.say("restore")
+        timing = {}
+        for event in ("namespaces", "network", "ready"):
+            self._held.wait(event, RESTORE_TIMEOUT)
+            timing[event] = time.monotonic() - began
+        journal.phase("restored", sync=False)
+        return Ready(timing=timing)
+
+    def commit(self) -> Running:
+        """Let it run: from here on the container is this host's."""
+        _, journal = self._session
+        if not self._held:
+            raise StreamCorrupt("`Commit` came before `Prepare`")
+        began = time.monotonic()
+        # Not synced before the release, which would cost a disk write inside the freeze: should
+        # the machine lose power in between, the container is dead here and the source has it.
+        journal.phase(OWNED, sync=False)
+        self.committed = True
+        self._held.say("commit")
+        self._held.wait("running", RESTORE_TIMEOUT)
+        seconds = time.monotonic() - began
+        return Running(container=self.container, timing={"resume": seconds})
+
+    def settle(self) -> None:
+        """After the freeze: make the record durable, and the container what it was at the source."""
+        begun, journal = self._session
+        journal.sync()
+        assert self._held and self.placement
+        self._held.wait("started", START_TIMEOUT)
+        policy = begun.spec.restart_policy
+        if policy and policy.get("Name", "no") not in ("", "no"):
+            journal.push(RestoreRestartPolicy(self.container, policy))
+            self.docker.set_restart_policy(self.container, policy)
+        for old in self.placement.remove:
+            self.docker.remove(old, force=False, volumes=False)
+        self._release_memory()
+
+    def _release_memory(self) -> None:
+        """The images are not needed any more, and they are memory."""
+        begun, _ = self._session
+        base = RUN / "sessions" / begun.session
+        if os.path.ismount(base):
+            run(["umount", "--lazy", str(base)])
+
+    def finish(self) -> None:
+        """The source has stopped its copy: nothing is left to be remembered."""
+        _, journal = self._session
+        begun, _ = self._session
+        base = RUN / "sessions" / begun.session
+        self._close()
+        if base.is_dir():
+            os.rmdir(base)
+        if self._held:
+            self._held.forget()
+        journal.close(finished=True)
+        self.journal = None
+
+    # -- undo ------------------------------------------------------------------------------------------
+
+    def log_lines(self) -> str:
+        """What CRIU's restore log says that matters, for the source's eyes."""
+        if not self.begun:
+            return ""
+        log = RUN / "sessions" / self.begun.session / "work" / "restore.log"
+        try:
+            return "\n".join(interesting_lines(log.read_text(errors="replace"))[-40:])
+        except OSError:
+            return ""
+
+    def rollback(self) -> None:
+        """Undo everything. Raises AgentFailed when something could not be undone."""
+        journal, self.journal = self.journal, None
+        self._close()
+        if self._held:
+            self._held.close()
+        if journal:
+            failed = journal.rollback()
+            journal.close(finished=not failed)
+            if failed:
+                raise AgentFailed("the destination could not undo everything: " + "; ".join(failed))
+
+    def _close(self) -> None:
+        for part in (self._applier, self._receiver):
+            if part:
+                part.close()

@@ -1,0 +1,103 @@
+"""After a crash: bring one host back to order from its journals.
+
+`recover_local` needs nobody else; it is what the guard does. A source whose commit went out unsure
+of its arrival is the one case that needs the destination (`migrate recover`, in recover_remote.py).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from migrate.docker_host import DockerHost
+from migrate.errors import AgentFailed, Busy, ContainerNotFound
+from migrate.held_restore import supervisor_is_done
+from migrate.journal import DIRECTORY, Journal, find
+from migrate.protocol import SESSION, Outcome
+from migrate.source_end import end_source_copy
+from migrate.undo import RemoveContainer, RestoreRestartPolicy, Unmount, undo
+from transport.errors import StreamCorrupt
+
+SUPERVISOR_PATIENCE = 60.0
+CONFIRMED = "confirmed"  # (source) the destination has said that the container runs there
+
+
+def recover_local(session: str, role: str, directory: Path = DIRECTORY) -> str:
+    """Undo or finish one session of which the process is dead; gives a sentence about it.
+
+    Raises Busy while it is alive, FileNotFoundError when there is nothing to do, AgentFailed when
+    something could not be undone (the journal stays).
+    """
+    journal = Journal.reopen(find(session, role, directory))
+    finished = False
+    try:
+        if role == "source" and CONFIRMED in journal.phases:
+            end_source_copy(journal)
+            finished = True
+            return f"container {journal.header.name} runs at {journal.header.peer}"
+        if role == "source" and journal.commit_sent:
+            return (
+                f"container {journal.header.name} stays frozen: ask {journal.header.peer} "
+                "with `migrate recover`"
+            )
+        if role == "destination" and journal.owned and _runs_here(journal):
+            _settle(journal)
+            return f"container {journal.header.name} runs here; kept for the source to ask"
+        failed = journal.rollback()
+        if failed:
+            raise AgentFailed("could not undo everything: " + "; ".join(failed))
+        finished = True
+        return f"container {journal.header.name}: everything undone"
+    finally:
+        journal.close(finished=finished)
+
+
+def _container(journal: Journal) -> str:
+    for step in journal.steps:
+        if isinstance(step, RemoveContainer):
+            return step.container
+    return ""
+
+
+def _runs_here(journal: Journal) -> bool:
+    """Whether the restored container came to run; waits for a restore that is under way."""
+    container = _container(journal)
+    pending = Path("/run/migrate/pending", container or "none")
+    deadline = time.monotonic() + SUPERVISOR_PATIENCE
+    while not supervisor_is_done(pending) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    try:
+        state = DockerHost().inspect_container(container)["State"]
+    except ContainerNotFound:
+        return False
+    return bool(state.get("Running") or state.get("FinishedAt", "0001").startswith("0001") is False)
+
+
+def _settle(journal: Journal) -> None:
+    """The container is ours: do what its agent had left to do."""
+    for step in journal.steps:
+        if isinstance(step, RestoreRestartPolicy | Unmount):
+            undo(step)
+
+
+def outcome(session: str, directory: Path = DIRECTORY) -> Outcome:
+    """Who owns the container of a session, as far as this (the destination's) host knows.
+
+    No journal means that everything was undone, or never begun: the source owns it.
+    """
+    if not SESSION.fullmatch(session):
+        raise StreamCorrupt(f"not a session id: {session!r}")
+    try:
+        recover_local(session, "destination", directory)
+    except FileNotFoundError:
+        return Outcome(owner="source")
+    except Busy:
+        return Outcome(owner="busy")
+    try:
+        journal = Journal.reopen(find(session, "destination", directory))
+    except FileNotFoundError:
+        return Outcome(owner="source")
+    # The question is the source's last word: its answer need not be remembered any longer.
+    container = _container(journal)
+    journal.close(finished=True)
+    return Outcome(owner="destination", container=container)
