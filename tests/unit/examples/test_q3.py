@@ -37,7 +37,7 @@ def test_numbers_of_any_width_come_back(fields: list[tuple[int, int]]) -> None:
 
 
 def test_known_bytes() -> None:
-    # Made by ioquake3's own msg.c: MSG_WriteLong(-2), MSG_WriteByte(0), MSG_WriteString("q3 %é").
+    # Made with ioquake3's own huffman.c and msg_hData: a long -2, a byte 0, a string "q3 ..".
     writer = Writer()
     writer.long(-2)
     writer.byte(0)
@@ -195,7 +195,7 @@ def test_a_server_command_is_acknowledged_once() -> None:
     sequence, qport = struct.unpack_from("<IH", game.message())
     assert (sequence, qport) == (1, 77)
     reply = Reader(scramble(game.message()[6:], 12, CHALLENGE, 'disconnect "Server quit"'))
-    assert [reader for reader in (reply.long(), reply.long(), reply.long())] == [0, 0, 1]
+    assert (reply.long(), reply.long(), reply.long()) == (0, 0, 1)
 
 
 def test_a_snapshot_before_the_player_is_in_the_game() -> None:
