@@ -120,7 +120,7 @@ def test_a_player_in_a_thread(server: FakeServer) -> None:
 
 def test_a_full_server(server: FakeServer) -> None:
     server.refusal = b"print\nServer is full\n"
-    with pytest.raises(ConnectFailed, match="^Server is full$"):
+    with pytest.raises(ConnectFailed, match=r"^Server is full$"):
         Player(server.address, "me").connect(5)
 
 
