@@ -1,0 +1,1 @@
+"""Demonstrations: nothing in `migrate` or `transport` depends on them."""
