@@ -42,7 +42,7 @@ from migrate.protocol import (
     from_failure,
     send,
 )
-from migrate.recover import outcome
+from migrate.recover import forget, outcome
 from transport.channel import Channel
 from transport.errors import ConnectionLost, Failure, StreamCorrupt
 from transport.frames import Frame
@@ -58,6 +58,7 @@ class Agent:
         self.facts = facts()
         self.destination = Destination(self.facts)
         self.greeted = False
+        self.asked = ""  # the session of an `AskOutcome` that we own
         self.failed = False  # after a failure all content is dropped until the source goes
 
     def serve(self) -> int:
@@ -121,9 +122,11 @@ class Agent:
             case RootfsPass():
                 pass
             case OpenFile():
-                reply = self.destination.open_file(message)
+                self.destination.open_file(message)
+                reply = None
             case CloseFile():
-                reply = self.destination.close_file(message)
+                self.destination.close_file(message)
+                reply = None
             case Restore():
                 reply = self.destination.restore(message)
             case Commit():
@@ -133,15 +136,20 @@ class Agent:
             case Abandon():
                 self._undo()
             case Finish():
-                self.destination.finish()
-                self._dismiss_guard()
+                if self.asked:
+                    forget(self.asked)
+                else:
+                    self.destination.finish()
+                    self._dismiss_guard()
             case AskOutcome():
-                reply = outcome(message.session)
+                answer = outcome(message.session)
+                self.asked = message.session if answer.owner == "destination" else ""
+                reply = answer
             case _:
                 raise StreamCorrupt(f"unexpected {type(message).__name__}")
         if reply is not None:
             send(self.channel, reply)
-        return not isinstance(message, Abandon | Finish | AskOutcome)
+        return not isinstance(message, Abandon | Finish)
 
     def _greet(self, message: Hello) -> Greeting:
         if message.protocol != PROTOCOL_VERSION:

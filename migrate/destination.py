@@ -20,7 +20,7 @@ from migrate.held_restore import HeldRestore
 from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
 from migrate.image_stream import ImageReceiver
-from migrate.journal import OWNED, Header, Journal
+from migrate.journal import OWNED, RUNNING, Header, Journal
 from migrate.placement import DestinationView, Placement, find_image, place
 from migrate.preflight import check
 from migrate.protocol import (
@@ -53,7 +53,7 @@ from transport.errors import StreamCorrupt
 RUN = Path("/run/migrate")
 START_TIMEOUT = 60.0
 RESTORE_TIMEOUT = 300.0
-IMAGES_SLACK = 64 << 20  # bytes that CRIU's small files may take beside the pages
+IMAGES_SLACK = 256 << 20  # bytes for CRIU's small files beside the pages
 
 
 class Destination:
@@ -156,7 +156,8 @@ class Destination:
         base = RUN / "sessions" / begun.session
         journal.push(Unmount(str(base)))
         base.mkdir(parents=True, mode=0o700)
-        limit = begun.usage.images + IMAGES_SLACK
+        # A cap, no reservation: the container may grow while it is prepared.
+        limit = 2 * begun.usage.images + IMAGES_SLACK
         # The images hold the container's memory: secrets. A tmpfs of our own, which is never
         # written to disk but by swap, and goes as a whole.
         run(["mount", "-t", "tmpfs", "-o", f"mode=0700,size={limit}", "migrate", str(base)])
@@ -251,10 +252,11 @@ class Destination:
         return Running(container=self.container, timing={"resume": seconds})
 
     def settle(self) -> None:
-        """After the freeze: make the record durable, and the container what it was at the source."""
+        """After the freeze: make the record durable, the container what it was at the source."""
         begun, journal = self._session
-        journal.sync()
-        assert self._held and self.placement
+        journal.phase(RUNNING)
+        if not self._held or not self.placement:
+            raise StreamCorrupt("`Commit` came before `Prepare`")
         self._held.wait("started", START_TIMEOUT)
         policy = begun.spec.restart_policy
         if policy and policy.get("Name", "no") not in ("", "no"):
@@ -284,7 +286,7 @@ class Destination:
         journal.close(finished=True)
         self.journal = None
 
-    # -- undo ------------------------------------------------------------------------------------------
+    # -- undo ----------------------------------------------------------------------------------
 
     def log_lines(self) -> str:
         """What CRIU's restore log says that matters, for the source's eyes."""

@@ -134,6 +134,14 @@ class DockerHost:
         with _mapped("unpause the container", ContainerNotFound, Busy, Busy):
             self._client.unpause(container)
 
+    def kill(self, container: str) -> None:
+        """Kill it; one that does not run any more is fine. Raises `ContainerNotFound`."""
+        with (
+            suppress(Busy),
+            _mapped("kill the container", ContainerNotFound, Busy),
+        ):
+            self._client.kill(container)
+
     def remove(self, container: str, *, force: bool = False, volumes: bool = False) -> None:
         """Remove it; `force`: kill it first, `volumes`: its anonymous ones too. One gone is fine.
 

@@ -24,7 +24,10 @@ DIRECTORY = Path("/var/lib/migrate/journal")
 
 
 class Header(msgspec.Struct, frozen=True, tag="header"):
-    """`role`: `source` or `destination`; `container`: full id at the source; `peer`: the host."""
+    """`role`: `source` or `destination`; `container`: full id at the source; `peer`: the host.
+
+    Of the source alone: `freezer`, its freezer cgroup, and `keep`, whether it stays, stopped.
+    """
 
     session: str
     role: str
@@ -32,6 +35,8 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
     name: str
     peer: str
     started: float
+    freezer: str = ""
+    keep: bool = False
 
 
 class Push(msgspec.Struct, frozen=True, tag="push"):
@@ -50,10 +55,13 @@ class Phase(msgspec.Struct, frozen=True, tag="phase"):
     at: float
 
 
-# Marks. COMMIT_SENT: the destination may own the container from here on; only it can tell.
-# OWNED: (destination) the restored container was let run here. DONE: nothing is left to do.
+# Marks. COMMIT_SENT: (source) the destination may own the container; only it can tell.
+# CONFIRMED: (source) it has said that the container runs there.
+# OWNED: (destination) the restored container was told to run; RUNNING: it does.
 COMMIT_SENT = "commit-sent"
+CONFIRMED = "confirmed"
 OWNED = "owned"
+RUNNING = "running"
 
 Line = Header | Push | Undone | Phase
 _decoder = msgspec.json.Decoder(Line)
@@ -117,14 +125,6 @@ class Journal:
     def steps(self) -> list[Step]:
         """The undo steps that are noted, first one first."""
         return [self._steps[number] for number in sorted(self._steps)]
-
-    @property
-    def commit_sent(self) -> bool:
-        return COMMIT_SENT in self.phases
-
-    @property
-    def owned(self) -> bool:
-        return OWNED in self.phases
 
     def _write(self, line: Line, sync: bool = True) -> None:
         self._file.seek(0, os.SEEK_END)

@@ -8,11 +8,11 @@ checkpoint, batches of changed files. What comes in is hostile until msgspec has
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 import msgspec
-from transport.channel import Channel
 
 import migrate.errors
 import transport.errors
@@ -20,6 +20,7 @@ from migrate.container_spec import ContainerSpec
 from migrate.host_facts import HostFacts
 from migrate.preflight import Usage
 from migrate.rootfs_items import Item
+from transport.channel import Channel
 from transport.errors import Failure, StreamCorrupt
 
 PROTOCOL_VERSION = 1
@@ -34,7 +35,7 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")  # of a file in the ima
 SESSION = re.compile(r"[a-z0-9]{8,32}")
 
 
-class Message(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class Message(msgspec.Struct, tag=True):
     """Base of all messages; its class name travels as the tag."""
 
 
@@ -195,12 +196,16 @@ def encode(message: Message) -> bytes:
 
 def decode_request(payload: bytes) -> Request:
     """Raises StreamCorrupt for anything that is no request of this protocol."""
-    return _decode(_requests, payload)
+    with _hostile():
+        message: Request = _requests.decode(payload)
+        return message
 
 
 def decode_reply(payload: bytes) -> Reply:
     """Raises StreamCorrupt for anything that is no reply of this protocol."""
-    return _decode(_replies, payload)
+    with _hostile():
+        message: Reply = _replies.decode(payload)
+        return message
 
 
 def encode_items(items: Iterable[Item]) -> bytes:
@@ -209,12 +214,14 @@ def encode_items(items: Iterable[Item]) -> bytes:
 
 def decode_items(payload: bytes) -> list[Item]:
     """Raises StreamCorrupt for anything that is no batch of items."""
-    return _decode(_items, payload)
+    with _hostile():
+        return _items.decode(payload)
 
 
-def _decode(decoder: Any, payload: bytes) -> Any:
+@contextmanager
+def _hostile() -> Iterator[None]:
     try:
-        return decoder.decode(payload)
+        yield
     except msgspec.DecodeError as problem:  # ValidationError is one, too
         raise StreamCorrupt(f"the other side sent something unknown: {problem}") from problem
 

@@ -9,17 +9,16 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from migrate.docker_host import DockerHost
-from migrate.errors import AgentFailed, Busy, ContainerNotFound
+from migrate.errors import AgentFailed, Busy
 from migrate.held_restore import supervisor_is_done
-from migrate.journal import DIRECTORY, Journal, find
+from migrate.journal import COMMIT_SENT, CONFIRMED, DIRECTORY, OWNED, RUNNING, Journal, find
 from migrate.protocol import SESSION, Outcome
+from migrate.runtime import RAN
 from migrate.source_end import end_source_copy
 from migrate.undo import RemoveContainer, RestoreRestartPolicy, Unmount, undo
 from transport.errors import StreamCorrupt
 
 SUPERVISOR_PATIENCE = 60.0
-CONFIRMED = "confirmed"  # (source) the destination has said that the container runs there
 
 
 def recover_local(session: str, role: str, directory: Path = DIRECTORY) -> str:
@@ -35,12 +34,12 @@ def recover_local(session: str, role: str, directory: Path = DIRECTORY) -> str:
             end_source_copy(journal)
             finished = True
             return f"container {journal.header.name} runs at {journal.header.peer}"
-        if role == "source" and journal.commit_sent:
+        if role == "source" and COMMIT_SENT in journal.phases:
             return (
                 f"container {journal.header.name} stays frozen: ask {journal.header.peer} "
                 "with `migrate recover`"
             )
-        if role == "destination" and journal.owned and _runs_here(journal):
+        if role == "destination" and OWNED in journal.phases and _came_to_run(journal):
             _settle(journal)
             return f"container {journal.header.name} runs here; kept for the source to ask"
         failed = journal.rollback()
@@ -59,18 +58,23 @@ def _container(journal: Journal) -> str:
     return ""
 
 
-def _runs_here(journal: Journal) -> bool:
-    """Whether the restored container came to run; waits for a restore that is under way."""
+def _came_to_run(journal: Journal) -> bool:
+    """Whether the restored container came to run; waits for a restore that is under way.
+
+    By the supervisor's mark, not by what Docker says now: it may have ended since.
+    """
+    if RUNNING in journal.phases:
+        return True
     container = _container(journal)
     pending = Path("/run/migrate/pending", container or "none")
     deadline = time.monotonic() + SUPERVISOR_PATIENCE
     while not supervisor_is_done(pending) and time.monotonic() < deadline:
         time.sleep(0.02)
-    try:
-        state = DockerHost().inspect_container(container)["State"]
-    except ContainerNotFound:
-        return False
-    return bool(state.get("Running") or state.get("FinishedAt", "0001").startswith("0001") is False)
+    bases = [step.path for step in journal.steps if isinstance(step, Unmount)]
+    if any(Path(base, "work", RAN).exists() for base in bases):
+        journal.phase(RUNNING)
+        return True
+    return False
 
 
 def _settle(journal: Journal) -> None:
@@ -97,7 +101,11 @@ def outcome(session: str, directory: Path = DIRECTORY) -> Outcome:
         journal = Journal.reopen(find(session, "destination", directory))
     except FileNotFoundError:
         return Outcome(owner="source")
-    # The question is the source's last word: its answer need not be remembered any longer.
     container = _container(journal)
-    journal.close(finished=True)
+    journal.close(finished=False)  # until the source says that it has acted on the answer
     return Outcome(owner="destination", container=container)
+
+
+def forget(session: str, directory: Path = DIRECTORY) -> None:
+    """The source has ended its copy: nobody will ask for this session again."""
+    Journal.reopen(find(session, "destination", directory)).close(finished=True)

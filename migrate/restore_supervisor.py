@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from migrate.criu_log import criu_reason
-from migrate.runtime import STAGES, Call, Pending, log_line
+from migrate.runtime import RAN, STAGES, Call, Pending, log_line
 
 PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
 DOOMED = "the restore was given up"
@@ -201,6 +201,7 @@ class Supervisor:
             self.committed = True
             self.release("post-restore")
             self.await_running()
+            Path(self.pending.work, RAN).touch()
             self.tell("running", pid=int(pid))
         except GaveUp as why:
             self.give_up(str(why))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ABORT_TIMEOUT = 15.0  # seconds that `kill` and `delete` wait for the supervisor to clean up
+RAN = "ran"  # a file in the work directory: the container has come to run
 STAGES = ("setup-namespaces", "post-restore")
 CREATE_OPTIONS = {"--bundle", "-b", "--pid-file", "--console-socket", "--preserve-fds"}
 

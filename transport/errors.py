@@ -21,6 +21,8 @@ class Failure(Exception):
         super().__init__(message)
         self.message = message
         self.remedy = self.default_remedy if remedy is None else remedy
+        self.remote_log = ""
+        """What the other host's logs say about it, when it was reported by the other host."""
 
     @property
     def code(self) -> str:

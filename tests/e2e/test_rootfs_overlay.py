@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -73,7 +75,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
 class Link:
     """A sender and an applier, with the wire format in between."""
 
-    def __init__(self, pair: Pair, **options: Callable[[Path], int]) -> None:
+    def __init__(self, pair: Pair, **options: Any) -> None:
         self.sender = Sender(pair.upper, **options)
         self.applier = Applier(pair.b)
         self.encoder = msgspec.msgpack.Encoder()

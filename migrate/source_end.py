@@ -1,0 +1,67 @@
+"""The end of the source's copy, once the destination runs it: it must never execute again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+from migrate.docker_host import DockerHost
+from migrate.errors import Busy, ContainerNotFound
+from migrate.journal import Journal
+
+
+def kill_frozen(freezer: str) -> int:
+    """Send SIGKILL to every task of a frozen cgroup, so that none executes when it is thawed.
+
+    (`docker kill` signals only init; its children would run on until init's death reaches them.)
+    Gives the number of processes.
+    """
+    killed = 0
+    for directory, _, files in os.walk(freezer):
+        if "cgroup.procs" in files:
+            for pid in Path(directory, "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+                    killed += 1
+    return killed
+
+
+def end_source_copy(journal: Journal) -> None:
+    """Kill the frozen copy, then remove the container, or leave it stopped when it is to be kept.
+
+    Idempotent. A restart policy is switched off first: Docker would bring the killed copy up again.
+    """
+    container, keep = journal.header.container, journal.header.keep
+    docker = DockerHost()
+    try:
+        found = docker.inspect_container(container)
+    except ContainerNotFound:
+        return
+    policy = (found["HostConfig"].get("RestartPolicy") or {}).get("Name", "no")
+    if policy not in ("", "no") and not found["HostConfig"].get("AutoRemove"):
+        docker.set_restart_policy(container, {"Name": "no"})
+    if found["State"].get("Running") and journal.header.freezer:
+        kill_frozen(journal.header.freezer)
+    if not keep:
+        _remove(docker, container)
+    elif found["State"].get("Running"):
+        if found["State"].get("Paused"):
+            with contextlib.suppress(Busy):
+                docker.unpause(container)
+        docker.kill(container)
+
+
+def _remove(docker: DockerHost, container: str, timeout: float = 20.0) -> None:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            docker.remove(container, force=True)
+        except Busy:  # it is being removed already: `docker run --rm`
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return

@@ -1,0 +1,139 @@
+"""What the source must know of its container before it moves: read-only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from migrate.container_limits import obstacles, refuse
+from migrate.container_spec import ContainerSpec, make_spec
+from migrate.criu import DumpTarget, find_target
+from migrate.criu_options import parse_mountinfo, upper_directory
+from migrate.docker_host import DockerHost
+from migrate.errors import ContainerNotRunning, Unsupported
+from migrate.preflight import Usage
+from migrate.undo import start_time
+
+
+@dataclass(frozen=True)
+class SourceView:
+    """A container that can be moved. `upper`: its writable layer; `started`: of `target.pid`."""
+
+    inspect: dict[str, Any]
+    spec: ContainerSpec
+    target: DumpTarget
+    upper: Path
+    started: int
+    usage: Usage
+
+
+def look(docker: DockerHost, name: str) -> SourceView:
+    """Look at a container on this host.
+
+    Raises ContainerNotFound, ContainerNotRunning or Unsupported, whichever is the first reason why
+    it cannot be moved.
+    """
+    container = docker.inspect_container(name)
+    networks = [
+        docker.inspect_network(network)
+        for network in (container["NetworkSettings"].get("Networks") or {})
+    ]
+    volumes = [m["Name"] for m in container.get("Mounts") or () if m.get("Type") == "volume"]
+    empty = [volume for volume in volumes if docker.volume_is_empty(volume)]
+    pid = int(container["State"].get("Pid") or 0)
+    refuse(
+        obstacles(
+            container, networks, empty_volumes=empty, shm_used=_shm_used(container, pid)
+        )
+    )  # fmt: skip
+    started = start_time(pid)
+    if started is None:
+        raise ContainerNotRunning(f"the container `{name}` has just ended")
+    image = docker.inspect_image(container["Image"])
+    spec = make_spec(container, image, networks, empty_volumes=empty)
+    target = find_target(container["Id"], pid)
+    upper = upper_directory(parse_mountinfo(Path(f"/proc/{pid}/mountinfo").read_text()))
+    if upper is None:
+        raise Unsupported(
+            f"the root of container `{spec.name}` is no overlayfs",
+            "use Docker's overlay2 storage driver or containerd's overlayfs snapshotter",
+        )
+    memory, swapped = memory_of(tasks(target.freezer) or [pid])
+    return SourceView(
+        inspect=container,
+        spec=spec,
+        target=target,
+        upper=Path(upper),
+        started=started,
+        usage=Usage(
+            memory=memory,
+            swapped=swapped,
+            images=memory + swapped,
+            files=_size(Path(upper)),
+            image=int(image.get("Size") or 0),
+        ),
+    )
+
+
+def tasks(freezer: str | None) -> list[int]:
+    """The processes of a cgroup and those below it."""
+    pids: list[int] = []
+    for directory, _, files in os.walk(freezer or ""):
+        if "cgroup.procs" in files:
+            pids += [int(p) for p in Path(directory, "cgroup.procs").read_text().split()]
+    return pids
+
+
+def memory_of(pids: Iterable[int]) -> tuple[int, int]:
+    """Resident and swapped bytes of some processes (proc_pid_status(5): VmRSS, VmSwap)."""
+    resident = swapped = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for line in lines:
+            if line.startswith("VmRSS:"):
+                resident += int(line.split()[1]) << 10
+            elif line.startswith("VmSwap:"):
+                swapped += int(line.split()[1]) << 10
+    return resident, swapped
+
+
+def _shm_used(container: dict[str, Any], pid: int) -> int:
+    """Bytes in /dev/shm, where it is a mount of the host's (a shareable IPC namespace)."""
+    path = container.get("HostConfig", {}).get("IpcMode") == "shareable" and pid
+    if not path:
+        return 0
+    stat = os.statvfs(f"/proc/{pid}/root/dev/shm")
+    return (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+
+
+def _size(top: Path) -> int:
+    total = 0
+    for directory, _, files in os.walk(top):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(directory, name)).st_blocks * 512
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def open_connections(pid: int) -> int:
+    """Established TCP connections of a network namespace, but those within it (proc_net_tcp(5))."""
+    count = 0
+    for table in ("tcp", "tcp6"):
+        try:
+            lines = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
+        except FileNotFoundError:
+            continue
+        for line in lines:
+            local, state = line.split()[1].partition(":")[0], line.split()[3]
+            # Addresses are words in host byte order: 127.x ends in 7F, ::1 in 01000000.
+            loopback = local.endswith("7F") or local == "0" * 24 + "01000000"
+            count += state == "01" and not loopback
+    return count
