@@ -224,7 +224,19 @@ class TestReaching:
             with pytest.raises(HostUnreachable, match="handshake"):
                 connect(Target("127.0.0.1", None, port), config_path=lab.config, timeout=0.5)
             assert time.monotonic() - begun < 5
-        # paramiko's timer would hold up the end of the program.
+
+    def test_a_handshake_that_breaks_off_leaves_nothing_behind(self, lab: Lab) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def answer() -> None:
+                with listener.accept()[0] as sock:
+                    sock.sendall(b"SSH-2.0-mumble\r\n")
+                    sock.recv(1)
+
+            threading.Thread(target=answer).start()
+            with pytest.raises(HostUnreachable, match="handshake"):
+                lab.connect(f"127.0.0.1:{listener.getsockname()[1]}")
+        # paramiko's timer would hold up the end of the program until the handshake's timeout.
         time.sleep(0.1)
         assert [t for t in threading.enumerate() if isinstance(t, threading.Timer)] == []
 
@@ -290,6 +302,33 @@ class TestKeys:
             Path(f"{lab.key}.pub").write_text(public)
             lab.connect(server).close()
         assert signed == [USER_KEY.asbytes()]
+
+
+class TestTuning:
+    def test_a_cut_link_is_noticed_and_aes_gcm_is_preferred(self, connection: Connection) -> None:
+        transport = connection._transport
+        sock = transport.sock
+        assert isinstance(sock, socket.socket)
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 10_000
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        offered = transport.get_security_options().ciphers
+        gcm = "aes128-gcm@openssh.com"  # paramiko has it since 3.5
+        assert transport.local_cipher == (gcm if gcm in offered else "aes128-ctr")
+
+    def test_new_keys_on_the_way_lose_nothing(
+        self, lab: Lab, server: Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("transport.ssh._REKEY_BYTES", 1_000_000)
+        lab.knows(server.known_hosts_line())
+        noise = random.Random(7).randbytes(1_000_000)
+        with (
+            lab.connect(server) as connection,
+            connection.open("cat") as process,
+            Channel.over_process(process) as channel,
+        ):
+            for _ in range(6):
+                channel.send(1, noise)
+                assert channel.receive(10).payload == noise
 
 
 class TestProcesses:
