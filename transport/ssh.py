@@ -41,6 +41,9 @@ _CIPHERS = (
 # ask for them after 2**32 blocks of AES.
 _REKEY_BYTES = 2**32 * 16
 _REKEY_PACKETS = 2**31
+# What may still come in after we have asked for new keys, before paramiko cuts the connection: with
+# a full window under way that is a lot, on a host that is short of CPU.
+_REKEY_OVERFLOW = 2**36
 _KEEPALIVE = 3  # seconds
 _USER_TIMEOUT = 10  # seconds that the kernel waits for an ACK before it gives the connection up
 _MAX_JUMPS = 8
@@ -255,8 +258,10 @@ def _tune(transport: paramiko.Transport, timeout: float) -> None:
     options = transport.get_security_options()
     options.ciphers = tuple(cipher for cipher in _CIPHERS if cipher in options.ciphers)
     packetizer = transport.packetizer
-    packetizer.REKEY_BYTES = packetizer.REKEY_BYTES_OVERFLOW_MAX = _REKEY_BYTES
-    packetizer.REKEY_PACKETS = packetizer.REKEY_PACKETS_OVERFLOW_MAX = _REKEY_PACKETS
+    packetizer.REKEY_BYTES = _REKEY_BYTES
+    packetizer.REKEY_PACKETS = _REKEY_PACKETS
+    packetizer.REKEY_BYTES_OVERFLOW_MAX = _REKEY_OVERFLOW
+    packetizer.REKEY_PACKETS_OVERFLOW_MAX = _REKEY_OVERFLOW
 
 
 def _close(transport: paramiko.Transport) -> None:

@@ -162,6 +162,17 @@ def test_silence_adds_up_over_short_receives_but_not_over_pauses() -> None:
             receive_often()
 
 
+def test_a_frame_that_comes_slowly_is_not_silence() -> None:
+    wire = frame(b"x")
+    with listener(silence=0.3) as (channel, feed):
+        for piece in (wire[:5], wire[5:15], wire[15:22]):
+            os.write(feed, piece)
+            with pytest.raises(TimeoutError):
+                channel.receive(0.15)
+        os.write(feed, wire[22:])
+        assert channel.receive(0.1).payload == b"x"
+
+
 def test_a_timeout_in_the_middle_of_a_frame_loses_nothing() -> None:
     wire = frame(b"one frame")
     with listener() as (channel, feed):
