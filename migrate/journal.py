@@ -18,7 +18,7 @@ from typing import IO, Any
 import msgspec
 
 from migrate.errors import Busy
-from migrate.undo import Step, undo
+from migrate.undo import Step, Unmount, undo
 
 DIRECTORY = Path("/var/lib/migrate/journal")
 
@@ -167,6 +167,13 @@ class Journal:
             else:
                 self.drop(number)
         return failed
+
+    def tidy(self) -> None:
+        """The migration stands: of the undo steps do only those that free memory."""
+        for number, step in sorted(self._steps.items(), reverse=True):
+            if isinstance(step, Unmount):
+                undo(step)
+                self.drop(number)
 
     def close(self, *, finished: bool) -> None:
         """Close; with `finished` nothing is left to do and the file goes."""

@@ -10,7 +10,7 @@ Dropped, not rejected: TCP and game clients send again.
 
 from __future__ import annotations
 
-from migrate.run import Result, run
+from migrate.run import Waiting, run
 
 TABLE = "migrate_lock"
 
@@ -22,16 +22,34 @@ RULES = f"""table inet {TABLE} {{
 """
 
 
-def _nft(pid: int, rules: str, check: bool) -> Result:
-    argv = ["nsenter", f"--net=/proc/{pid}/ns/net", "--", "nft", "-f", "-"]
-    return run(argv, stdin=rules, check=check, timeout=20)
+REPLACE = f"add table inet {TABLE}\ndelete table inet {TABLE}\n{RULES}"
 
 
-def lock(pid: int) -> None:
-    """Drop all packets from and to the network namespace of process `pid`, but those on lo."""
-    _nft(pid, f"add table inet {TABLE}\ndelete table inet {TABLE}\n{RULES}", check=True)
+def _nft_command(pid: int) -> list[str]:
+    return ["nsenter", f"--net=/proc/{pid}/ns/net", "--", "nft", "-f", "-"]
+
+
+class Prepared:
+    """A lock of which the program is started beforehand and waits for its rules: 20 ms saved."""
+
+    def __init__(self, pid: int) -> None:
+        """Get ready to silence the network namespace of process `pid`."""
+        self._program: Waiting | None = Waiting(_nft_command(pid))
+
+    def lock(self) -> None:
+        """Drop all packets from and to the namespace, but those on its lo."""
+        if self._program:
+            program, self._program = self._program, None
+            program.finish(REPLACE)
+
+    def close(self) -> None:
+        """Give up a lock that was not used."""
+        if self._program:
+            self._program.abandon()
+            self._program = None
 
 
 def unlock(pid: int) -> None:
-    """Undo `lock`; a namespace that is not locked, or gone, is no failure."""
-    _nft(pid, f"delete table inet {TABLE}\n", check=False)
+    """Let packets pass again; a namespace that is not locked, or gone, is no failure."""
+    rules = f"delete table inet {TABLE}\n"
+    run(_nft_command(pid), stdin=rules, check=False, timeout=20)

@@ -1,4 +1,4 @@
-"""What a person sees while it goes on: a tqdm bar per phase on a terminal, plain lines elsewhere."""
+"""What a person sees meanwhile: a tqdm bar per phase on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

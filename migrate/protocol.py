@@ -264,6 +264,7 @@ def to_failure(failed: Failed) -> Failure:
     if not (isinstance(kind, type) and issubclass(kind, Failure)):
         kind = migrate.errors.AgentFailed
     failure: Failure = kind(failed.message, failed.remedy)
+    failure.reported = True
     failure.remote_log = failed.log
     return failure
 

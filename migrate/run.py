@@ -60,6 +60,35 @@ def run(
     return result
 
 
+class Waiting:
+    """A program that is started now and gets its input later, when every millisecond counts."""
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self.argv = tuple(argv)
+        self._process = subprocess.Popen(
+            self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+
+    def finish(self, stdin: str, timeout: float = 20.0) -> None:
+        """Give the input and wait for the end. Raises CommandFailed unless it succeeds."""
+        try:
+            stdout, stderr = self._process.communicate(stdin, timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.abandon()
+            shown = " ".join(self.argv)
+            raise CommandFailed(f"`{shown}` did not end within {timeout:.0f} s") from None
+        result = Result(self.argv, self._process.returncode, stdout, stderr)
+        if not result.ok:
+            shown = " ".join(self.argv)
+            raise CommandFailed(f"`{shown}` failed ({result.returncode}): {tail(result)}")
+
+    def abandon(self) -> None:
+        """Kill it."""
+        self._process.kill()
+        self._process.communicate()
+
+
 def tail(result: Result) -> str:
     """The last line with something in it that the program said, for an error message."""
     for text in (result.stderr, result.stdout):

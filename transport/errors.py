@@ -21,8 +21,12 @@ class Failure(Exception):
         super().__init__(message)
         self.message = message
         self.remedy = self.default_remedy if remedy is None else remedy
+        self.reported = False
+        """Whether the other host has reported it, and so knows of it."""
         self.remote_log = ""
-        """What the other host's logs say about it, when it was reported by the other host."""
+        """What the other host's logs say about it."""
+        self.logs = ""
+        """Where the logs are kept on this host, a path or empty."""
 
     @property
     def code(self) -> str:

@@ -7,9 +7,8 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-
 from typing import Any
 
 import msgspec

@@ -1,0 +1,72 @@
+"""The source's end of the connection: one SSH connection, one `migrate agent` on it."""
+
+from __future__ import annotations
+
+import shlex
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from migrate import __version__
+from migrate.errors import HostUnfit, ProtocolMismatch, ToolMissing
+from migrate.protocol import PROTOCOL_VERSION, Greeting, Hello, call
+from transport.channel import Channel
+from transport.errors import ConnectionLost, StreamCorrupt
+from transport.ssh import connect
+from transport.ssh_process import RemoteProcess
+from transport.target import parse_target
+
+GREETING_TIMEOUT = 60.0
+# A login that is not root's needs sudo without a password; -n: never ask for one.
+COMMAND = 'if [ "$(id -u)" = 0 ]; then exec {0}; else exec sudo -n {0}; fi'
+
+
+class AgentLink:
+    """Connects to a host and starts the agent there; `channel` speaks to it."""
+
+    def __init__(self, host: str, command: tuple[str, ...] = ("migrate", "agent")) -> None:
+        self._target = parse_target(host)
+        self._command = command
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        try:
+            connection = self._stack.enter_context(connect(self._target))
+            self.description = connection.description
+            command = COMMAND.format(shlex.join(self._command))
+            self._process: RemoteProcess = self._stack.enter_context(connection.open(command))
+            self.channel = self._stack.enter_context(Channel.over_process(self._process))
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def greet(self) -> Greeting:
+        """Exchange versions. Raises ToolMissing, ProtocolMismatch, or HostUnfit without sudo."""
+        hello = Hello(protocol=PROTOCOL_VERSION, version=__version__)
+        try:
+            greeting = call(self.channel, hello, Greeting, GREETING_TIMEOUT)
+        except (ConnectionLost, StreamCorrupt) as failure:
+            status = self._process.exit_status(1.0)
+            said = self._process.stderr_tail().strip()
+            if status == 127 or "command not found" in said:
+                raise ToolMissing(f"`migrate` is not installed at {self.description}") from failure
+            if "sudo:" in said:
+                raise HostUnfit(
+                    f"sudo at {self.description} refuses: {said.splitlines()[-1]}",
+                    "log in as root, or allow this user `migrate` without a password",
+                ) from failure
+            raise
+        if greeting.protocol != PROTOCOL_VERSION:
+            raise ProtocolMismatch(
+                f"{self.description} speaks protocol {greeting.protocol}, we {PROTOCOL_VERSION}"
+            )
+        return greeting

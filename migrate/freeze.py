@@ -1,0 +1,148 @@
+"""The frozen part of a migration, on the source: every millisecond in here needs a reason.
+
+Order: freeze the tasks (cgroup freezer, 1 ms) - silence the network - dump and final pass over the
+files, side by side, both streamed while they are made - `Restore` - wait for `Ready` - `Commit` -
+wait for `Running`. Docker is told of the freeze (`docker pause`) only after the dump, out of the
+way: it takes 40-80 ms, and CRIU holds the tasks itself while it dumps.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from migrate import netlock
+from migrate.criu import Dumper
+from migrate.docker_host import DockerHost
+from migrate.errors import Busy, DumpFailed
+from migrate.image_stream import ImageSender
+from migrate.journal import COMMIT_SENT, CONFIRMED, Journal
+from migrate.protocol import Commit, Ready, Restore, Running, expect, send
+from migrate.rootfs_send import PassReport
+from migrate.source_view import SourceView
+from migrate.undo import UnlockNetwork, Unpause, freeze
+from transport.channel import Channel
+
+READY_TIMEOUT = 600.0
+RUNNING_TIMEOUT = 120.0
+
+
+class Aside:
+    """A call in a thread of its own; `join` gives its value, or raises what it raised."""
+
+    def __init__(self, call: Callable[[], Any], name: str) -> None:
+        self._value: Any = None
+        self._failure: BaseException | None = None
+
+        def body() -> None:
+            try:
+                self._value = call()
+            except BaseException as failure:  # noqa: BLE001 - raised in the thread that joins
+                self._failure = failure
+
+        self._thread = threading.Thread(target=body, name=name, daemon=True)
+        self._thread.start()
+
+    def join(self) -> Any:
+        self._thread.join()
+        if self._failure:
+            raise self._failure
+        return self._value
+
+
+class FrozenPart:
+    """Runs the frozen part; then `marks` holds the moments (time.monotonic) that it passed."""
+
+    def __init__(
+        self,
+        view: SourceView,
+        journal: Journal,
+        channel: Channel,
+        dumper: Dumper,
+        sender: ImageSender,
+        final_pass: Callable[[], PassReport],
+    ) -> None:
+        self.view = view
+        self.journal = journal
+        self.channel = channel
+        self.dumper = dumper
+        self.sender = sender
+        self.final_pass = final_pass
+        self.marks: dict[str, float] = {}
+        self.ready: Ready | None = None
+        self.running: Running | None = None
+        self._pause: Aside | None = None
+
+    def mark(self, name: str) -> None:
+        self.marks[name] = time.monotonic()
+
+    def run(self, before_commit: Callable[[], None]) -> None:
+        """Freeze, dump, send, have it restored, commit.
+
+        `before_commit` is called when there is no way back from here on. Raises whatever fails; the
+        journal knows how to undo it.
+        """
+        pid, freezer = self.view.target.pid, self.view.target.freezer
+        if not freezer:
+            raise DumpFailed("the container has no freezer cgroup of its own")
+        silence = netlock.Prepared(pid)
+        self.journal.push(Unpause(self.view.spec.source_id, freezer))
+        self.journal.push(UnlockNetwork(pid, self.view.started))
+        self.journal.phase("freeze")
+        try:
+            self.mark("freeze")
+            if not freeze(freezer):
+                raise DumpFailed("the container does not come to a standstill")
+            silence.lock()
+            self.mark("frozen")
+            files = Aside(self.final_pass, "final-pass")
+            self.sender.follow()
+            self.dumper.dump()
+            self.mark("dumped")
+            self._pause = Aside(self._tell_docker, "docker-pause")
+            count = self.sender.finish()
+            files.join()
+            send(self.channel, Restore(files=count))
+            self.mark("sent")
+            # While the destination restores: from here on only it can tell who owns the container.
+            # Noted early, since writing it down takes longer than anything else in here.
+            self.journal.phase(COMMIT_SENT)
+            self.ready = expect(self.channel, Ready, READY_TIMEOUT)
+            self.mark("restored")
+        finally:
+            silence.close()
+            self.sender.close()
+        before_commit()
+        send(self.channel, Commit())
+        self.running = expect(self.channel, Running, RUNNING_TIMEOUT)
+        self.mark("running")
+        self.journal.phase(CONFIRMED)
+
+    def _tell_docker(self) -> None:
+        # Its own connection: docker-py's are not for several threads. A container that Docker
+        # believes to be paused already was paused by somebody else meanwhile: all the better.
+        try:
+            DockerHost().pause(self.view.spec.source_id)
+        except Busy:
+            return
+
+    def settle(self) -> None:
+        """Wait for what runs aside, before anything is undone or ended."""
+        self.sender.close()
+        if self._pause:
+            self._pause.join()
+
+    def parts(self) -> dict[str, float]:
+        """Where the downtime went, in seconds; the parts follow each other."""
+        names = {
+            "frozen": "freeze", "dumped": "dump", "sent": "transfer", "restored": "restore",
+            "running": "resume",
+        }  # fmt: skip
+        before = self.marks["freeze"]
+        found = {}
+        for mark, name in names.items():
+            found[name] = self.marks[mark] - before
+            before = self.marks[mark]
+        return found

@@ -1,0 +1,74 @@
+"""`migrate recover`: order after crashes and broken links, asking other hosts where needed."""
+
+from __future__ import annotations
+
+import time
+
+from migrate.agent_link import AgentLink
+from migrate.errors import AgentFailed, Busy, OutcomeUnknown
+from migrate.journal import COMMIT_SENT, CONFIRMED, DIRECTORY, Journal, find, read_all
+from migrate.protocol import AskOutcome, Done, Finish, Outcome, call
+from migrate.recover import recover_local
+from migrate.source_end import end_source_copy
+from transport.errors import Failure
+
+ANSWER = 120.0
+BUSY_PATIENCE = 60.0
+
+
+def recover_all() -> tuple[list[str], list[Failure]]:
+    """Recover every session of which the process is dead. Gives what was done, what failed."""
+    said: list[str] = []
+    failed: list[Failure] = []
+    for header in read_all(DIRECTORY):
+        try:
+            if header.role == "source":
+                said.append(recover_source(header.session))
+            else:
+                said.append(recover_local(header.session, header.role))
+        except FileNotFoundError:
+            continue
+        except Failure as failure:
+            failed.append(failure)
+    return said, failed
+
+
+def recover_source(session: str) -> str:
+    """Recover a session that this host was the source of; asks the destination when need be."""
+    journal = Journal.reopen(find(session, "source"))
+    unsure = COMMIT_SENT in journal.phases and CONFIRMED not in journal.phases
+    if not unsure:
+        journal.close(finished=False)
+        return recover_local(session, "source")
+    try:
+        return _ask(journal)
+    finally:
+        journal.close(finished=False)
+
+
+def _ask(journal: Journal) -> str:
+    header = journal.header
+    with AgentLink(header.peer) as link:
+        link.greet()
+        deadline = time.monotonic() + BUSY_PATIENCE
+        while True:
+            answer = call(link.channel, AskOutcome(session=header.session), Outcome, ANSWER)
+            if answer.owner != "busy":
+                break
+            if time.monotonic() > deadline:
+                raise Busy(f"{header.peer} is still busy with container {header.name}")
+            time.sleep(0.5)
+        if answer.owner == "destination":
+            journal.phase(CONFIRMED)
+            end_source_copy(journal)
+            journal.tidy()
+            call(link.channel, Finish(), Done, ANSWER)
+            journal.path.unlink(missing_ok=True)
+            return f"container {header.name} runs at {header.peer}; the copy here was ended"
+        if answer.owner != "source":
+            raise OutcomeUnknown(f"{header.peer} gives no usable answer: {answer.owner!r}")
+        failed = journal.rollback()
+        if failed:
+            raise AgentFailed("could not undo everything: " + "; ".join(failed))
+        journal.path.unlink(missing_ok=True)
+        return f"container {header.name} did not come to run at {header.peer}; it runs here again"

@@ -1,0 +1,393 @@
+"""The source of a migration: leads it through its phases, and undoes it when it fails."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from migrate.agent_link import AgentLink
+from migrate.criu import LOG, Dumper
+from migrate.criu_log import interesting_lines
+from migrate.docker_host import DockerHost
+from migrate.errors import AgentFailed, OutcomeUnknown, Unsupported
+from migrate.freeze import FrozenPart
+from migrate.guard import Guard
+from migrate.host_facts import HostFacts, facts
+from migrate.host_findings import findings
+from migrate.host_setup import make_state_dirs
+from migrate.image_stream import ImageSender
+from migrate.interrupts import Interrupts
+from migrate.journal import Header, Journal
+from migrate.progress import Progress
+from migrate.protocol import (
+    IMAGE_PIECE,
+    ROOTFS_ITEMS,
+    Abandon,
+    Begin,
+    Done,
+    Finish,
+    Prepare,
+    Prepared,
+    RootfsPass,
+    Welcome,
+    call,
+    encode_items,
+    expect,
+    send,
+)
+from migrate.rootfs_items import Data, Item
+from migrate.rootfs_limits import kept_paths
+from migrate.rootfs_send import PassReport, Sender
+from migrate.run import run
+from migrate.source_end import end_source_copy
+from migrate.source_view import SourceView, look, open_connections
+from migrate.summary import Summary
+from migrate.undo import Unmount
+from transport.errors import ConnectionLost, Failure
+
+RUN = Path("/run/migrate")
+LOGS = Path("/var/lib/migrate/logs")
+IMAGES_SLACK = 256 << 20
+BATCH = 1 << 19  # bytes of rootfs items that travel in one frame
+CALM = 1 << 20  # a pass that read less than this many bytes is the last before the freeze
+MAX_PASSES = 3
+PIECE = 1 << 20
+ANSWER = 120.0  # seconds for an answer that takes the other side little work
+IMAGE_LOAD = 1800.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for. `tcp`: `established` or `close`."""
+
+    container: str
+    host: str
+    tcp: str = "established"
+    keep: bool = False
+    force: bool = False
+
+
+class Migration:
+    """One migration from this host. `run` does it and gives the figures."""
+
+    def __init__(self, options: Options, progress: Progress) -> None:
+        self.options = options
+        self.progress = progress
+        self.session = secrets.token_hex(8)
+        self.docker = DockerHost()
+        self.summary = Summary(
+            options.container, source=socket.gethostname(), destination=options.host
+        )
+        self.summary.session = self.session
+        self.journal: Journal | None = None
+        self.guard: Guard | None = None
+        self.frozen: FrozenPart | None = None
+        self.link: AgentLink | None = None
+        self._base = RUN / "sessions" / f"{self.session}-source"
+
+    def run(self) -> Summary:
+        """Move the container. Raises the Failure that stopped it, after everything is undone."""
+        began = time.monotonic()
+        with Interrupts() as interrupts, ExitStack() as stack:
+            try:
+                self._run(stack, interrupts)
+            except BaseException as failure:
+                interrupts.hold()
+                self._roll_back(failure)
+                raise
+        self.summary.total = time.monotonic() - began
+        return self.summary
+
+    def _run(self, stack: ExitStack, interrupts: Interrupts) -> None:
+        with self._timed("preflight"):
+            make_state_dirs()
+            view = look(self.docker, self.options.container)
+            here = facts()
+            self._check_here(here, view)
+            self.summary.container = view.spec.name
+            self.link = stack.enter_context(AgentLink(self.options.host))
+            greeting = self.link.greet()
+            self.journal = self._begin_journal(view)
+            self.guard = Guard.start(self.session, "source")
+            welcome = call(
+                self.link.channel,
+                Begin(
+                    session=self.session, spec=view.spec, source=here, usage=view.usage,
+                    tcp=self.options.tcp, force=self.options.force,
+                ),
+                Welcome, ANSWER,
+            )  # fmt: skip
+            self.summary.warnings = list(welcome.warnings)
+            for warning in welcome.warnings:
+                self.progress.warn(warning)
+            docker = greeting.facts.docker
+            self.progress.note(
+                f"destination: migrate {greeting.version}, kernel {greeting.facts.kernel}, "
+                f"Docker {docker.version if docker else '?'}"
+            )
+        if welcome.save:
+            self._send_image(welcome.save, view)
+        with self._timed("prepare"):
+            prepared = call(self.link.channel, Prepare(), Prepared, ANSWER)
+            self.summary.new_id = prepared.container
+            dumper = self._prepare_dump(stack, view)
+        sender = Sender(view.upper, skip=kept_paths(view.spec))
+        self._pre_copy(sender)
+        self._freeze(view, dumper, sender, interrupts)
+        with self._timed("confirm"):
+            self._confirm()
+
+    # -- phases ----------------------------------------------------------------------------------
+
+    def _check_here(self, here: HostFacts, view: SourceView) -> None:
+        for finding in findings(here):
+            # This host needs no runtime to send a container away.
+            if not finding.ok and finding.code != "RuntimeMissing":
+                raise finding.failure()
+        if self.options.tcp == "established" and view.spec.address_may_change:
+            count = open_connections(view.target.pid)
+            if count:
+                raise Unsupported(
+                    f"container `{view.spec.name}` has {count} open TCP connections on Docker's "
+                    "default bridge, where it cannot keep its address",
+                    "put it into a network of its own (docker network create), or give "
+                    "--tcp close to drop them",
+                )
+
+    def _begin_journal(self, view: SourceView) -> Journal:
+        return Journal.create(
+            Header(
+                self.session, "source", view.spec.source_id, view.spec.name, self.options.host,
+                time.time(), freezer=view.target.freezer or "", keep=self._keep(view),
+            )
+        )  # fmt: skip
+
+    def _keep(self, view: SourceView) -> bool:
+        if self.options.keep and view.spec.auto_remove:
+            raise Unsupported(
+                f"container `{view.spec.name}` was started with --rm: Docker removes it when it "
+                "stops, so it cannot be kept",
+                "leave --keep away",
+            )
+        return self.options.keep
+
+    def _send_image(self, reference: str, view: SourceView) -> None:
+        assert self.link
+        with self._timed("image", view.usage.image):
+            for piece in self.docker.save_image(reference):
+                for at in range(0, len(piece), PIECE):
+                    self.link.channel.send(IMAGE_PIECE, piece[at : at + PIECE])
+                self.summary.raw += len(piece)
+                self.progress.advance(len(piece))
+            self.link.channel.send(IMAGE_PIECE, b"")
+            expect(self.link.channel, Done, IMAGE_LOAD)
+        self.summary.image_sent = True
+
+    def _prepare_dump(self, stack: ExitStack, view: SourceView) -> Dumper:
+        """A private tmpfs for the images (they hold the container's memory), and CRIU, waiting."""
+        assert self.journal
+        self.journal.push(Unmount(str(self._base)))
+        self._base.mkdir(parents=True, mode=0o700)
+        size = 2 * view.usage.images + IMAGES_SLACK
+        options = f"mode=0700,size={size}"
+        run(["mount", "-t", "tmpfs", "-o", options, "migrate", str(self._base)])
+        for name in ("images", "work"):
+            (self._base / name).mkdir()
+        dumper = Dumper(
+            view.target, self._base / "images", self._base / "work", tcp=self.options.tcp
+        )
+        stack.callback(dumper.close)
+        dumper.start()
+        return dumper
+
+    def _pre_copy(self, sender: Sender) -> None:
+        """Send the writable layer while the container runs, until little changes."""
+        assert self.link
+        assert self.journal
+        self.journal.phase("pre-copy")
+        with self._timed("pre-copy"):
+            for number in range(1, MAX_PASSES + 1):
+                report = self._pass(sender, final=False)
+                expect(self.link.channel, Done, IMAGE_LOAD)
+                self.summary.rootfs_passes = number
+                self.progress.note(
+                    f"pass {number} over the files: {report.entries} entries, "
+                    f"{report.files} read, {report.bytes} bytes sent"
+                )
+                if report.dirty_bytes < CALM and not report.failed:
+                    break
+
+    def _pass(self, sender: Sender, *, final: bool) -> PassReport:
+        assert self.link
+        channel = self.link.channel
+        batch: list[Item] = []
+        waiting = 0
+
+        def emit(item: Item) -> None:
+            nonlocal waiting
+            batch.append(item)
+            size = len(item.content) if isinstance(item, Data) else 0
+            waiting += size + 100
+            if waiting >= BATCH:
+                flush()
+            if size:
+                self.progress.advance(size)
+
+        def flush() -> None:
+            nonlocal waiting
+            if batch:
+                channel.send(ROOTFS_ITEMS, encode_items(batch))
+                batch.clear()
+                waiting = 0
+
+        report = sender.send_pass(emit, final=final)
+        flush()
+        self.summary.raw += report.bytes
+        if not final:
+            send(channel, RootfsPass())
+        return report
+
+    def _freeze(
+        self, view: SourceView, dumper: Dumper, sender: Sender, interrupts: Interrupts
+    ) -> None:
+        assert self.link
+        assert self.journal
+        images = ImageSender(self.link.channel, self._base / "images", self.progress.advance)
+        self.frozen = FrozenPart(
+            view, self.journal, self.link.channel, dumper, images,
+            lambda: self._pass(sender, final=True),
+        )  # fmt: skip
+        with self._timed("freeze"):
+            self.frozen.run(before_commit=interrupts.hold)
+        self.summary.raw += images.bytes
+        self.summary.memory = images.bytes
+        self.summary.parts = self.frozen.parts()
+        self.summary.downtime = sum(self.summary.parts.values())
+        if self.frozen.ready:
+            self.summary.details.update(self.frozen.ready.timing)
+
+    def _confirm(self) -> None:
+        """The destination runs it: end our copy, forget the session on both sides."""
+        assert self.link
+        assert self.journal
+        assert self.frozen
+        self.frozen.settle()
+        end_source_copy(self.journal)
+        self.summary.source_copy = "kept, stopped" if self.journal.header.keep else "removed"
+        self.summary.sent = self.link.channel.sent_wire
+        try:
+            call(self.link.channel, Finish(), Done, ANSWER)
+        except ConnectionLost as lost:
+            self.progress.warn(f"{lost.message}; `migrate recover` there tidies up")
+        self._log_criu()
+        self.journal.tidy()
+        self._close(finished=True)
+
+    # -- when it fails -----------------------------------------------------------------------------
+
+    def _roll_back(self, failure: BaseException) -> None:
+        """Undo everything on both sides, or, when nobody knows who owns it, find that out."""
+        if self.frozen and "restored" in self.frozen.marks and "running" not in self.frozen.marks:
+            if isinstance(failure, ConnectionLost):
+                self._unsure(failure)
+                return
+        elif self.frozen and "running" in self.frozen.marks:
+            # It runs there; only our own tidying failed. `migrate recover` goes on with it.
+            self._keep_journal()
+            return
+        logs = self._keep_logs(failure)
+        if self.frozen:
+            self.frozen.settle()
+        if self.link and not isinstance(failure, ConnectionLost):
+            self._abandon(failure)
+        if self.journal:
+            failed = self.journal.rollback()
+            self._close(finished=not failed)
+            if failed:
+                raise AgentFailed(
+                    "the migration failed, and not everything could be undone: "
+                    + "; ".join(failed),
+                    "`migrate recover` tries it again",
+                ) from failure
+        if logs and isinstance(failure, Failure):
+            failure.logs = str(logs)
+
+    def _unsure(self, lost: ConnectionLost) -> None:
+        """The link broke between commit and its answer."""
+        self._keep_journal()
+        raise OutcomeUnknown(
+            f"the link broke at the moment of commit: {lost.message}; the container here stays "
+            "frozen until it is known who owns it"
+        ) from lost
+
+    def _keep_journal(self) -> None:
+        if self.frozen:
+            self.frozen.settle()
+        self._close(finished=False)
+
+    def _abandon(self, failure: BaseException) -> None:
+        """Tell the destination to undo; one that failed itself has done so already."""
+        assert self.link
+        if isinstance(failure, Failure) and failure.reported:
+            return
+        try:
+            call(self.link.channel, Abandon(), Done, ANSWER)
+        except Failure as other:
+            self.progress.warn(
+                f"the destination did not confirm that it has undone: {other.message}"
+            )
+
+    def _close(self, *, finished: bool) -> None:
+        journal, self.journal = self.journal, None
+        guard, self.guard = self.guard, None
+        if journal:
+            journal.close(finished=finished)
+        if guard and finished:
+            guard.dismiss()
+
+    # -- logs and figures ----------------------------------------------------------------------
+
+    def _keep_logs(self, failure: BaseException) -> Path | None:
+        """Save CRIU's logs of a failed migration, before its tmpfs goes."""
+        kept = LOGS / self.session
+        sources = [(self._base / "work" / LOG, "dump.log")]
+        remote = failure.remote_log if isinstance(failure, Failure) else ""
+        if not remote and not any(path.exists() for path, _ in sources):
+            return None
+        kept.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path, name in sources:
+            if path.exists():
+                shutil.copy(path, kept / name)
+        if remote:
+            (kept / "restore.log").write_text(remote + "\n")
+            if self.progress.verbose:
+                for line in remote.splitlines():
+                    self.progress.note(f"destination: {line}")
+        self._log_criu()
+        return kept
+
+    def _log_criu(self) -> None:
+        log = self._base / "work" / LOG
+        if self.progress.verbose and log.exists():
+            for line in interesting_lines(log.read_text(errors="replace")):
+                self.progress.note(f"criu: {line}")
+
+    @contextmanager
+    def _timed(self, name: str, total: int | None = None) -> Iterator[None]:
+        began = time.monotonic()
+        with self.progress.phase(name, total):
+            yield
+        self.summary.phases[name] = time.monotonic() - began
+
+
+def sweep_logs(keep: int = 20) -> None:
+    """Forget the logs of all but the last failed migrations."""
+    kept = sorted(LOGS.glob("*"), key=lambda path: path.stat().st_mtime)
+    for old in kept[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
