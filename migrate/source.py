@@ -277,7 +277,6 @@ class Migration:
         assert self.link
         assert self.journal
         assert self.frozen
-        self.frozen.settle()
         end_source_copy(self.journal)
         self.summary.source_copy = "kept, stopped" if self.journal.header.keep else "removed"
         self.summary.sent = self.link.channel.sent_wire
@@ -302,8 +301,6 @@ class Migration:
             self._keep_journal()
             return
         logs = self._keep_logs(failure)
-        if self.frozen:
-            self.frozen.settle()
         if self.link and not isinstance(failure, ConnectionLost):
             self._abandon(failure)
         if self.journal:
@@ -327,8 +324,6 @@ class Migration:
         ) from lost
 
     def _keep_journal(self) -> None:
-        if self.frozen:
-            self.frozen.settle()
         self._close(finished=False)
 
     def _abandon(self, failure: BaseException) -> None:

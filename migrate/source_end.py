@@ -11,6 +11,7 @@ from pathlib import Path
 from migrate.docker_host import DockerHost
 from migrate.errors import Busy, ContainerNotFound
 from migrate.journal import Journal
+from migrate.undo import thaw
 
 
 def kill_frozen(freezer: str) -> int:
@@ -43,15 +44,13 @@ def end_source_copy(journal: Journal) -> None:
     policy = (found["HostConfig"].get("RestartPolicy") or {}).get("Name", "no")
     if policy not in ("", "no") and not found["HostConfig"].get("AutoRemove"):
         docker.set_restart_policy(container, {"Name": "no"})
-    if found["State"].get("Running") and journal.header.freezer:
+    if found["State"].get("Running"):
         kill_frozen(journal.header.freezer)
+        thaw(journal.header.freezer)  # a frozen task does not even die (v1 freezer)
+        if keep:
+            docker.kill(container)
     if not keep:
         _remove(docker, container)
-    elif found["State"].get("Running"):
-        if found["State"].get("Paused"):
-            with contextlib.suppress(Busy):
-                docker.unpause(container)
-        docker.kill(container)
 
 
 def _remove(docker: DockerHost, container: str, timeout: float = 20.0) -> None:

@@ -27,11 +27,10 @@ from migrate.run import run
 from migrate.runtime import abort
 
 
-class Unpause(msgspec.Struct, frozen=True, tag="unpause"):
-    """Let the container run again. `freezer`: its freezer cgroup directory, or ''."""
+class Thaw(msgspec.Struct, frozen=True, tag="thaw"):
+    """Let the container run again. `freezer`: its freezer cgroup directory."""
 
-    container: str
-    freezer: str = ""
+    freezer: str
 
 
 class UnlockNetwork(msgspec.Struct, frozen=True, tag="unlock-network"):
@@ -95,7 +94,7 @@ class KillProcess(msgspec.Struct, frozen=True, tag="kill-process"):
 
 
 Step = (
-    Unpause
+    Thaw
     | UnlockNetwork
     | RemoveTree
     | Unmount
@@ -122,8 +121,8 @@ def start_time(pid: int) -> int | None:
 def undo(step: Step) -> None:
     """Do one undo step; a thing that is gone already is no failure."""
     match step:
-        case Unpause(container, freezer):
-            _unpause(container, freezer)
+        case Thaw(freezer):
+            thaw(freezer)
         case UnlockNetwork(pid, started):
             if start_time(pid) == started:
                 netlock.unlock(pid)
@@ -152,18 +151,6 @@ def undo(step: Step) -> None:
         case KillProcess(pid, started):
             if start_time(pid) == started:
                 os.kill(pid, signal.SIGKILL)
-
-
-def _unpause(container: str, freezer: str) -> None:
-    docker = DockerHost()
-    try:
-        state = docker.inspect_container(container)["State"]
-    except ContainerNotFound:
-        return
-    if state.get("Paused"):
-        docker.unpause(container)
-    elif freezer:
-        thaw(freezer)
 
 
 def thaw(freezer: str) -> None:
