@@ -130,6 +130,8 @@ class Dumper:
             file_locks=True,
             ghost_limit=GHOST_LIMIT,
             empty_ns=CLONE_NEWNET,
+            # In-process; the default calls iptables-restore four times, for 110 ms (measured).
+            network_lock=rpc.NFTABLES,
             orphan_pts_master=True,
         )
         if self.target.freezer:
