@@ -260,3 +260,28 @@ def test_the_first_name_of_a_link_set_goes() -> None:
 def test_what_could_not_be_sent_is_removed_when_it_vanishes() -> None:
     before = Snapshot(layer().entries, 0, frozenset({b"f"}))
     assert diff(before, layer()).steps == (Remove(b"f"),)
+
+
+def test_a_folder_that_became_opaque_is_filled_again() -> None:
+    """Even with what looks unchanged: the destination throws all of it away."""
+
+    def folder(path: bytes, ino: int, opaque: bool) -> Entry:
+        return Entry(path, DIR | 0o755, 0, 0, 0, 0, 0, 0, ino, 2, opaque=opaque)
+
+    inside = (folder(b"d/e", 11, False), file(b"d/e/f", ino=12))
+    before = layer(folder(b"d", 10, False), *inside)
+    now = layer(folder(b"d", 10, True), *inside)
+    outer, inner, send = diff(before, now).steps
+    assert isinstance(outer, MakeDir)
+    assert isinstance(inner, MakeDir)
+    assert isinstance(send, SendFile)
+    assert (outer.replace, inner.replace, send.fresh) == (True, False, True)
+
+
+def test_a_symbolic_link_with_a_reused_inode_number() -> None:
+    def link(target: bytes) -> Entry:
+        return Entry(b"s", LNK | 0o777, 0, 0, 0, 3, 0, 5, 9, 1, (), target)
+
+    (step,) = diff(layer(link(b"old")), layer(link(b"new"))).steps
+    assert isinstance(step, MakeSymlink)
+    assert step.target == b"new"

@@ -17,7 +17,9 @@ from migrate.rootfs_items import (
     MAX_DEPTH,
     BeginFile,
     Data,
+    End,
     EndFile,
+    Hole,
     Item,
     MakeDir,
     MakeLink,
@@ -109,6 +111,70 @@ def test_only_blocks_that_changed_are_sent(upper: Path) -> None:
     assert one == Data(BLOCK, content[BLOCK : 3 * BLOCK])
     assert other == Data(4 * BLOCK, content[4 * BLOCK :])
     assert isinstance(end, EndFile)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_sparse_files(upper: Path, root: Path, seed: int) -> None:
+    """Data in pages of 4 KiB here and there, and shorter and longer files."""
+    sender, applier = Sender(upper), Applier(root)
+    chance = random.Random(seed)
+    size = 12 * BLOCK
+    for _ in range(12):
+        with open(upper / "f", "ab") as file:
+            if chance.random() < 0.3:
+                file.truncate(0)  # all that was data becomes a hole, or is written again
+            file.truncate(size)
+            for _ in range(chance.choice([0, 1, 5])):
+                page = chance.choice([b"", b"data" * 1024, bytes(4096)])
+                with open(upper / "f", "r+b") as patch:
+                    patch.seek(chance.randrange(size))
+                    patch.write(page)
+            size = chance.choice([size, chance.randrange(20 * BLOCK)]) or BLOCK
+        sender.send_pass(applier.apply)
+        content = (upper / "f").read_bytes()
+        assert (root / "f").read_bytes() == content
+        used = sum(any(content[at : at + BLOCK]) for at in range(0, len(content), BLOCK))
+        assert (root / "f").stat().st_blocks * 512 <= used * BLOCK + 8192
+    applier.close()
+
+
+def test_blocks_that_became_zero_are_holes(upper: Path) -> None:
+    (upper / "f").write_bytes(b"x" * (3 * BLOCK))
+    sender = Sender(upper)
+    collect(sender)
+    (upper / "f").write_bytes(b"x" * BLOCK + bytes(BLOCK + 9))
+    begin, hole, _ = collect(sender)
+    assert begin == BeginFile(b"f", 2 * BLOCK + 9, False)
+    assert hole == Hole(BLOCK, BLOCK + 9)
+
+
+def test_a_file_that_only_grew_by_a_hole(upper: Path) -> None:
+    (upper / "f").write_bytes(b"x" * BLOCK)
+    sender = Sender(upper)
+    collect(sender)
+    os.truncate(upper / "f", 2 * BLOCK)
+    begin, end = collect(sender)
+    assert begin == BeginFile(b"f", 2 * BLOCK, False)
+    assert isinstance(end, EndFile)
+
+
+def test_links_to_a_file_that_was_not_sent(upper: Path) -> None:
+    (upper / "a").write_text("x")
+    os.link(upper / "a", upper / "b")
+    items: list[Item] = []
+
+    def remove_all(item: Item) -> None:
+        items.append(item)
+        for path in upper.iterdir():
+            path.unlink()
+
+    assert Sender(upper).send_pass(remove_all).failed == 2
+    assert [type(item) for item in items] == [MakeDir, End]
+
+
+def test_stamps_prove_only_what_is_older_than_a_few_ticks(upper: Path) -> None:
+    assert scan(upper, settled_ns=10**9).clean_before_ns == 950_000_000
+    assert scan(upper).clean_before_ns == 0
 
 
 def vanish(path: Path) -> None:
