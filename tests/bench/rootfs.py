@@ -1,4 +1,4 @@
-"""What a final pass costs: `python -m tests.bench.rootfs [FOLDER]`; FOLDER is on the disk to try."""
+"""What a final pass costs: `python -m tests.bench.rootfs [FOLDER]`, on the disk of FOLDER."""
 
 from __future__ import annotations
 
