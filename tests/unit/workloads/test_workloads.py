@@ -45,7 +45,8 @@ def test_counter_counts_without_a_skip() -> None:
     *lines, last = run_for(0.6, ["sh", str(WORKLOADS / "counter.sh")])
     assert len(lines) > 10
     assert [int(line.split()[0]) for line in lines] == list(range(1, len(lines) + 1))
-    assert last == f"stopped at {len(lines)}"
+    # The signal may come between counting and printing.
+    assert last in (f"stopped at {len(lines)}", f"stopped at {len(lines) + 1}")
 
 
 def test_family_passes_numbers_on() -> None:
