@@ -21,8 +21,8 @@ def test_files_are_as_the_program_left_them(world: World) -> None:
     world.start(world.a, "files", FILES)
     eventually(lambda: len(world.logs(world.a, "files")) > 3, "the workload does not start")
     here, there = world.a, world.b
+    there.run(["docker", "rmi", "-f", IMAGE], check=False)
     for number in range(4):
-        there.run(["docker", "rmi", "-f", IMAGE], check=False)
         summary = world.migrate(here, "files", there)
         assert summary["image_sent"] == (number == 0), "the image goes once, and is kept there"
         here, there = there, here

@@ -48,7 +48,7 @@ def connect(world: World) -> subprocess.Popen[str]:
 
 
 def end(world: World, client: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
-    world.client.run(["pkill", "-TERM", "-f", "/root/tcp_client.p[y]"])
+    world.client.run(["pkill", "-TERM", "-f", "/root/tcp_client.p[y]"], check=False)
     out, err = client.communicate(timeout=30)
     assert out, err
     report: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
@@ -69,8 +69,8 @@ def test_established_connection_survives_there_and_back(world: World) -> None:
     assert code == 0, report
     assert not report["errors"], report
     assert report["replies"] > 100
-    # One connection, two gaps: it really was away, and no more often than that.
-    assert 1 <= len([gap for gap in report["gaps"]]) <= 4, report
+    # It really was away, twice.
+    assert len(report["gaps"]) >= 2, report
     world.assert_clean()
 
 

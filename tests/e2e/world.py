@@ -147,11 +147,14 @@ class World:
         """A user-defined bridge to which packets may be routed from outside.
 
         Docker >= 28 drops what is routed straight to a container unless told otherwise; Docker's
-        FORWARD policy is DROP on all. (To be the tool's own business in a later issue.)
+        FORWARD policy is DROP on all. A routed network needs no masquerading, and must not have it:
+        the restored server speaks first, and a masqueraded packet in mid-stream earns it a RST.
+        (To be the tool's own business in a later issue.)
         """
         host.run(
             ["docker", "network", "create", "--subnet", SUBNET, "-o",
-             "com.docker.network.bridge.gateway_mode_ipv4=nat-unprotected", NETWORK],
+             "com.docker.network.bridge.gateway_mode_ipv4=nat-unprotected", "-o",
+             "com.docker.network.bridge.enable_ip_masquerade=false", NETWORK],
             check=False,
         )  # fmt: skip
         self.open_forward(host)
