@@ -1,8 +1,8 @@
 """Runs inside a lab host: `criu dump` + `criu restore` of a running Docker container's twin.
 
-The twin is the same OCI configuration and root file system, started by runc beside Docker, without a
-network; so nothing but CRIU itself is measured. Prints one JSON line per round: seconds of dump and
-of restore.  usage: bare_criu.py CONTAINER ROUNDS
+The twin is the same OCI configuration and root file system, started by runc beside Docker, without
+a network; so nothing but CRIU itself is measured. Prints one JSON line per round: seconds of dump
+and of restore.  usage: bare_criu.py CONTAINER ROUNDS
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def sh(*argv: str, check: bool = True, **options: Any) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, **options)
     if check and done.returncode:
         raise SystemExit(f"{' '.join(argv)}: {done.returncode} {done.stdout} {done.stderr}")
-    return done.stdout
+    return str(done.stdout)
 
 
 def make_bundle(container: str) -> dict[str, Any]:
@@ -89,8 +89,9 @@ def one_round(config: dict[str, Any]) -> dict[str, float]:
     sh("mount", "--rbind", str(WORK / "root"), str(top))
     try:
         begun = time.monotonic()
-        sh("criu", "restore", "--root", str(top), "--restore-detached", "--pidfile",
-           str(images / "pid"), *common, *(w for key in restore for w in ("--external", key)))  # fmt: skip
+        options = ["--restore-detached", "--pidfile", str(images / "pid")]
+        options += [word for key in restore for word in ("--external", key)]
+        sh("criu", "restore", "--root", str(top), *common, *options)
         restored = time.monotonic() - begun
     finally:
         sh("umount", "-l", str(top))
