@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
@@ -28,6 +28,7 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
     """`role`: `source` or `destination`; `container`: full id at the source; `peer`: the host.
 
     Of the source alone: `freezer`, its freezer cgroup, and `keep`, whether it stays, stopped.
+    Of the destination alone: `policy`, the restart policy that the container gets once it runs.
     """
 
     session: str
@@ -38,6 +39,12 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
     started: float
     freezer: str = ""
     keep: bool = False
+    policy: dict[str, Any] = {}
+
+
+def restarts(policy: Mapping[str, Any]) -> bool:
+    """Whether Docker would start a container of that restart policy again by itself."""
+    return str(policy.get("Name") or "no") != "no"
 
 
 class Push(msgspec.Struct, frozen=True, tag="push"):
