@@ -17,7 +17,7 @@ from migrate import netlock
 from migrate.criu import Dumper
 from migrate.errors import DumpFailed
 from migrate.image_stream import ImageSender
-from migrate.journal import COMMIT_SENT, CONFIRMED, Journal
+from migrate.journal import COMMIT_SENT, Journal
 from migrate.protocol import Commit, Ready, Restore, Running, expect, send
 from migrate.rootfs_send import PassReport
 from migrate.source_view import SourceView
@@ -112,10 +112,10 @@ class FrozenPart:
             silence.close()
             self.sender.close()
         before_commit()
+        self.mark("commit")
         send(self.channel, Commit())
         self.running = expect(self.channel, Running, RUNNING_TIMEOUT)
         self.mark("running")
-        self.journal.phase(CONFIRMED)
 
     def parts(self) -> dict[str, float]:
         """Where the downtime went, in seconds; the parts follow each other."""

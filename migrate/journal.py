@@ -64,7 +64,7 @@ class Phase(msgspec.Struct, frozen=True, tag="phase"):
 
 
 # Marks. COMMIT_SENT: (source) the destination may own the container; only it can tell.
-# CONFIRMED: (source) it has said that the container runs there.
+# CONFIRMED: (source) it has said that the container runs there, and has that on its disk.
 # OWNED: (destination) the restored container was told to run; RUNNING: it does.
 COMMIT_SENT = "commit-sent"
 CONFIRMED = "confirmed"
