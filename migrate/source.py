@@ -23,7 +23,7 @@ from migrate.host_findings import findings
 from migrate.host_setup import make_state_dirs
 from migrate.image_stream import ImageSender
 from migrate.interrupts import Interrupts
-from migrate.journal import CONFIRMED, Header, Journal
+from migrate.journal import CONFIRMED, Header, Journal, restarts
 from migrate.progress import Progress
 from migrate.protocol import (
     IMAGE_PIECE,
@@ -48,7 +48,7 @@ from migrate.run import run
 from migrate.source_end import end_source_copy
 from migrate.source_view import SourceView, look, open_connections
 from migrate.summary import Summary
-from migrate.undo import Unmount
+from migrate.undo import RestoreRestartPolicy, Unmount
 from transport.errors import ConnectionLost, Failure
 
 RUN = Path("/run/migrate")
@@ -259,6 +259,7 @@ class Migration:
     ) -> None:
         assert self.link
         assert self.journal
+        self._end_restarts(view)
         images = ImageSender(self.link.channel, self._base / "images", self.progress.advance)
         self.frozen = FrozenPart(
             view, self.journal, self.link.channel, dumper, images,
@@ -272,6 +273,14 @@ class Migration:
         self.summary.downtime = sum(self.summary.parts.values())
         if self.frozen.ready:
             self.summary.details.update(self.frozen.ready.timing)
+
+    def _end_restarts(self, view: SourceView) -> None:
+        """While nobody knows who owns it, a reboot of this host must not start it here afresh."""
+        assert self.journal
+        if restarts(view.spec.restart_policy):
+            step = RestoreRestartPolicy(view.spec.source_id, view.spec.restart_policy)
+            self.journal.push(step)
+            self.docker.set_restart_policy(view.spec.source_id, {"Name": "no"})
 
     def _confirm(self) -> None:
         """The destination runs it: end our copy, forget the session on both sides."""
