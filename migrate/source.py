@@ -403,6 +403,7 @@ class Migration:
 
 def sweep_logs(keep: int = 20) -> None:
     """Forget the logs of all but the last failed migrations."""
-    kept = sorted(LOGS.glob("*"), key=lambda path: path.stat().st_mtime)
-    for old in kept[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):  # another migration sweeps at the same time
+        kept = sorted(LOGS.glob("*"), key=lambda path: path.stat().st_mtime)
+        for old in kept[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
