@@ -145,7 +145,7 @@ def create(directory: Path, call: Call) -> int:
         pending = Pending.read(directory)
         bundle = Path(call.options["--bundle"])
         rootfs = prepare(directory, pending, bundle)
-    except (OSError, KeyError, ValueError) as problem:
+    except (OSError, KeyError, TypeError, ValueError) as problem:
         return fail(call, f"the pending restore of {call.container[:12]} is broken: {problem!r}")
 
     hear, say = os.pipe()
