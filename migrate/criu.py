@@ -26,6 +26,7 @@ LOG = "dump.log"
 BUNDLES = "/run/containerd/io.containerd.runtime.v2.task/moby"
 # A deleted file that is held open travels in the images, up to this size (CRIU's --ghost-limit).
 GHOST_LIMIT = 256 << 20
+END_TIMEOUT = 60.0  # seconds for a dump that nobody waits for any more to come to its end
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,12 @@ class Dumper:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._request: Any = None
+
+    @property
+    def pid(self) -> int:
+        """Of the criu process; only after `start`."""
+        assert self._process
+        return self._process.pid
 
     def start(self) -> None:
         """Start `criu swrk` and make the request, so that nothing but the dump is left to do."""
@@ -174,13 +181,14 @@ class Dumper:
             return ""
 
     def close(self) -> None:
-        """End criu, if it is still there; the tasks that it holds run on (or stay paused)."""
+        """End criu, if it is still there; one that dumps is waited for: killed, it would leave the
+        network locked, and it freezes again at its end what it found frozen."""
         if self._socket:
             self._socket.close()
             self._socket = None
         if self._process:
             try:
-                self._process.wait(timeout=5)
+                self._process.wait(timeout=END_TIMEOUT)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

@@ -93,7 +93,8 @@ class Restore(Message):
 
 
 class Commit(Message):
-    """From here on the destination owns the container. Answered by `Running`."""
+    """From here on the destination owns the container. Answered by `Running`, as soon as it does,
+    and then by `Done`, when that is on its disk; a `Failed` between the two undoes nothing."""
 
 
 class Abandon(Message):

@@ -11,6 +11,7 @@ An agent that goes away before `commit` ends the restore; without an agent nothi
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -48,6 +49,7 @@ class Supervisor:
         self.create_fd: int | None = create_fd
         self.holds: dict[str, IO[str]] = {}
         self.agent: socket.socket | None = None
+        self.steered = False  # by an agent, even when it is gone: nothing may run without its word
         self.child: subprocess.Popen[bytes] | None = None
         self.selector = selectors.DefaultSelector()
         self.words: list[str] = []  # what was heard and not yet taken
@@ -142,13 +144,15 @@ class Supervisor:
         if (self.directory / "agent.sock").exists():
             self.agent = socket.socket(socket.AF_UNIX)
             self.agent.connect(str(self.directory / "agent.sock"))
+            self.steered = True
             self.selector.register(self.agent, selectors.EVENT_READ, "agent")
 
     def release(self, stage: str, ok: bool = True) -> None:
-        if ok:
-            (self.directory / f"ok.{stage}").touch()
+        """Let whoever waits at a gate go on, `ok`, or fail. The word is in the file that is locked:
+        whoever has it open reads it even when the directory is gone."""
         if stage in self.holds:
-            self.holds.pop(stage).close()
+            with self.holds.pop(stage) as hold:
+                hold.write("ok\n" if ok else "")
 
     # -- the restore ---------------------------------------------------------------------------
 
@@ -185,7 +189,7 @@ class Supervisor:
         try:
             self.open_gates()
             self.tell("created", rootfs=self.rootfs)
-            if self.agent:
+            if self.steered:
                 self.wait_for("restore", self.pending.images_timeout)
             self.start_restore()
             pid = self.wait_for("setup-namespaces", self.pending.restore_timeout).split()[1]
@@ -196,20 +200,22 @@ class Supervisor:
             self.release("setup-namespaces")
             self.wait_for("post-restore", self.pending.restore_timeout)
             self.tell("ready", pid=int(pid))
-            if self.agent:
+            if self.steered:
                 self.wait_for("commit", self.pending.commit_timeout)
             self.committed = True
             self.release("post-restore")
             self.await_running()
             Path(self.pending.work, RAN).touch()
+            # Before the agent hears of it: after its word the source ends its copy, and Docker
+            # would still end this one if `start` failed.
+            self.release("start")
             self.tell("running", pid=int(pid))
         except GaveUp as why:
             self.give_up(str(why))
             return 1
-        except (OSError, ValueError, AssertionError) as problem:
+        except Exception as problem:  # noqa: BLE001 - whatever it is, nothing of the restore may stay
             self.give_up(f"the restore's supervisor failed: {problem!r}")
             return 1
-        self.release("start")
         shutil.rmtree(self.directory, ignore_errors=True)
         return 0
 
@@ -222,6 +228,7 @@ class Supervisor:
 
     def give_up(self, reason: str) -> None:
         """End the restore: no process, mount or runc state is left; then say why."""
+        Path(self.pending.work, RAN).unlink(missing_ok=True)
         for stage in STAGES:
             self.release(stage, ok=False)
         if self.child and self.child.poll() is None:
@@ -231,8 +238,12 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 self.child.kill()
         kill_descendants()
-        self.remove_runc_state()
-        (self.directory / "failed.json").write_text(log_line(reason) + "\n")
+        # None of these may keep us from saying why: runc may hang, the disk be full, `abort` have
+        # removed the directory.
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            self.remove_runc_state()
+        with contextlib.suppress(OSError):
+            (self.directory / "failed.json").write_text(log_line(reason) + "\n")
         self.tell("failed", reason=reason)
         try:
             self.answer_create(f"error {reason}")

@@ -106,8 +106,8 @@ GATE = """#!/bin/sh
 # the supervisor has said go on. The lock is the kernel's: a dead supervisor holds nothing.
 case $CRTOOLS_SCRIPT_ACTION in {stages}) ;; *) exit 0 ;; esac
 exec 3<>"{directory}/said" && echo "$CRTOOLS_SCRIPT_ACTION $CRTOOLS_INIT_PID" >&3
-flock "{directory}/hold.$CRTOOLS_SCRIPT_ACTION" true
-[ -e "{directory}/ok.$CRTOOLS_SCRIPT_ACTION" ]
+exec 4<"{directory}/hold.$CRTOOLS_SCRIPT_ACTION" && flock 4 && read -r word <&4
+[ "$word" = ok ]
 """
 
 
@@ -118,9 +118,9 @@ def prepare(directory: Path, pending: Pending, bundle: Path) -> str:
     docs/checkpoint-restore.md); CRIU runs the action script from it also in RPC mode, after runc's
     own notification (criu/action-scripts.c, run_scripts).
     """
-    os.mkfifo(directory / "said", 0o600)
     for stage in (*STAGES, "start"):
         (directory / f"hold.{stage}").touch(0o600)
+    os.mkfifo(directory / "said", 0o600)  # last: where it is, `abort` finds the rest, too
     gate = directory / "gate"
     gate.write_text(GATE.format(stages=" | ".join(STAGES), directory=directory))
     gate.chmod(0o700)
@@ -145,7 +145,7 @@ def create(directory: Path, call: Call) -> int:
         pending = Pending.read(directory)
         bundle = Path(call.options["--bundle"])
         rootfs = prepare(directory, pending, bundle)
-    except (OSError, KeyError, ValueError) as problem:
+    except (OSError, KeyError, TypeError, ValueError) as problem:
         return fail(call, f"the pending restore of {call.container[:12]} is broken: {problem!r}")
 
     hear, say = os.pipe()
