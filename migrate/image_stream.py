@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import xxhash
-from transport.channel import Channel
 
 from migrate.errors import NoSpace
 from migrate.protocol import FILE_PIECE, NAME, CloseFile, OpenFile, send
+from transport.channel import Channel
 from transport.errors import StreamCorrupt
 
 PIECE = 1 << 20
