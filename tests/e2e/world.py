@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,10 +39,12 @@ def host_spec(name: str, flavour: str) -> HostSpec:
     return HostSpec(name, plain, containerd_store=trait == "containerd")
 
 
-def make_lab(name: str, pair: str) -> Lab:
+def make_lab(name: str, pair: str, disk_of_b: int = 0) -> Lab:
+    """Hosts a, b and client; `disk_of_b`: MiB of Docker's disk there, 0 for no limit."""
     first, second = PAIRS[pair]
     client = HostSpec("client", "trixie", docker=False, tool=False)
-    return Lab.up(name, [host_spec("a", first), host_spec("b", second), client])
+    b = replace(host_spec("b", second), disk=disk_of_b)
+    return Lab.up(name, [host_spec("a", first), b, client])
 
 
 @dataclass
@@ -198,8 +200,8 @@ def assert_continuous(found: Sequence[int]) -> None:
 
 
 @contextlib.contextmanager
-def world(name: str, pair: str) -> Iterator[World]:
-    lab = make_lab(name, pair)
+def world(name: str, pair: str, disk_of_b: int = 0) -> Iterator[World]:
+    lab = make_lab(name, pair, disk_of_b)
     try:
         yield World(lab)
     finally:
