@@ -120,9 +120,8 @@ def test_missing_file_of_the_container(world: World, host: LabHost) -> None:
 def test_full_disk(world: World, host: LabHost) -> None:
     """No room for what the runtime itself must write (a file system without a free inode)."""
     checkpoint(world, host)
-    host.sh(
-        "mkdir -p /run/migrate/pending; mount -t tmpfs -o nr_inodes=4 tmpfs /run/migrate/pending"
-    )
+    pending = "/run/migrate/pending"
+    host.sh(f"mkdir -p {pending}; mount -t tmpfs -o nr_inodes=4 tmpfs {pending}")
     try:
         pend(world, host)
         fails(world, host, "No space left")
