@@ -147,7 +147,7 @@ class Agent:
             case Finish():
                 if self.asked:
                     forget(self.asked)
-                else:
+                elif self.destination.begun:
                     self.destination.finish()
                     self._dismiss_guard()
             case AskOutcome():

@@ -58,9 +58,10 @@ IMAGES_SLACK = 256 << 20  # bytes for CRIU's small files beside the pages
 class Destination:
     """One session. Methods are called in the order of the protocol; `rollback` at any time."""
 
+    docker: DockerHost  # from `begin` on, which says it when dockerd does not answer
+
     def __init__(self, facts: HostFacts) -> None:
         self.facts = facts
-        self.docker = DockerHost()
         self.begun: Begin | None = None
         self.journal: Journal | None = None
         self.placement: Placement | None = None
@@ -94,6 +95,7 @@ class Destination:
                     "restore across them",
                     "boot both hosts with the same cgroup hierarchy",
                 )
+        self.docker = DockerHost()
         probed = probe()
         if not probed.ok:
             raise CriuUnfit(

@@ -89,7 +89,7 @@ def _criu(facts: HostFacts) -> Finding:
     return Finding(
         False,
         what,
-        "take criu, libcompel1, libnet9 and python3-pycriu from Debian testing (README, Hosts)",
+        "take criu, libcompel1, libnet9 and python3-pycriu from Debian testing (README, Install)",
         "CriuUnfit",
     )
 

@@ -43,8 +43,7 @@ def recover_local(session: str, role: str, directory: Path = DIRECTORY) -> str:
     try:
         if role == "source" and CONFIRMED in journal.phases:
             end_source_copy(journal)
-            journal.tidy()
-            finished = True
+            journal.tidy()  # the journal stays until the destination knows (recover_remote)
             return f"container {journal.header.name} runs at {journal.header.peer}"
         if role == "source" and COMMIT_SENT in journal.phases:
             return (

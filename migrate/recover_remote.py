@@ -36,17 +36,25 @@ def recover_all() -> tuple[list[str], list[Failure]]:
 def recover_source(session: str) -> str:
     """Recover a session that this host was the source of; asks the destination when need be."""
     journal = Journal.reopen(find(session, "source"))
-    unsure = COMMIT_SENT in journal.phases and CONFIRMED not in journal.phases
-    if not unsure:
+    sent = COMMIT_SENT in journal.phases
+    if CONFIRMED in journal.phases:
+        # First what is surely right, whether or not the destination can be reached.
+        end_source_copy(journal)
+        journal.tidy()
+    if not sent:
         journal.close(finished=False)
         return recover_local(session, "source")
+    finished = False
     try:
-        return _ask(journal)
+        said = _ask(journal)
+        finished = True
+        return said
     finally:
-        journal.close(finished=False)
+        journal.close(finished=finished)
 
 
 def _ask(journal: Journal) -> str:
+    """Ask the destination who owns the container, act on it, and tell the destination so."""
     header = journal.header
     with AgentLink(header.peer) as link:
         link.greet()
@@ -58,17 +66,16 @@ def _ask(journal: Journal) -> str:
             if time.monotonic() > deadline:
                 raise Busy(f"{header.peer} is still busy with container {header.name}")
             time.sleep(0.5)
-        if answer.owner == "destination":
-            journal.phase(CONFIRMED)
+        if answer.owner == "destination" or CONFIRMED in journal.phases:
+            if CONFIRMED not in journal.phases:
+                journal.phase(CONFIRMED)
             end_source_copy(journal)
             journal.tidy()
             call(link.channel, Finish(), Done, ANSWER)
-            journal.path.unlink(missing_ok=True)
             return f"container {header.name} runs at {header.peer}; the copy here was ended"
         if answer.owner != "source":
             raise OutcomeUnknown(f"{header.peer} gives no usable answer: {answer.owner!r}")
         failed = journal.rollback()
         if failed:
             raise AgentFailed("could not undo everything: " + "; ".join(failed))
-        journal.path.unlink(missing_ok=True)
         return f"container {header.name} did not come to run at {header.peer}; it runs here again"

@@ -90,6 +90,7 @@ class Migration:
         self.guard: Guard | None = None
         self.frozen: FrozenPart | None = None
         self.link: AgentLink | None = None
+        self._announced = False  # whether the destination knows of the session
         self._base = RUN / "sessions" / f"{self.session}-source"
 
     def run(self) -> Summary:
@@ -116,6 +117,7 @@ class Migration:
             greeting = self.link.greet()
             self.journal = self._begin_journal(view)
             self.guard = Guard.start(self.session, "source")
+            self._announced = True
             welcome = call(
                 self.link.channel,
                 Begin(
@@ -297,13 +299,16 @@ class Migration:
         end_source_copy(self.journal)
         self.summary.source_copy = "kept, stopped" if self.journal.header.keep else "removed"
         self.summary.sent = self.link.channel.sent_wire
+        self._log_criu()
+        self.journal.tidy()
         try:
             call(self.link.channel, Finish(), Done, ANSWER)
         except ConnectionLost as lost:
-            self.progress.warn(f"{lost.message}; `migrate recover` there tidies up")
-        self._log_criu()
-        self.journal.tidy()
-        self._close(finished=True)
+            # Our guard, or `migrate recover`, tells it later that it can forget the session.
+            self.progress.warn(f"{self.options.host} could not be told that all is done: {lost}")
+            self._close(finished=False)
+        else:
+            self._close(finished=True)
 
     # -- when it fails -----------------------------------------------------------------------------
 
@@ -349,7 +354,7 @@ class Migration:
     def _abandon(self, failure: BaseException) -> None:
         """Tell the destination to undo; one that failed itself has done so already."""
         assert self.link
-        if isinstance(failure, Failure) and failure.reported:
+        if not self._announced or (isinstance(failure, Failure) and failure.reported):
             return
         try:
             call(self.link.channel, Abandon(), Done, ANSWER)

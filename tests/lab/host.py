@@ -24,7 +24,8 @@ class HostSpec:
     """What a host is made of.
 
     `flavour`: `trixie` or `forky`; `docker`: run dockerd; `containerd_store`: Docker keeps images
-    in containerd (Docker 29's default); `tool`: install `migrate`; `setup`: run `migrate setup`.
+    in containerd (Docker 29's default); `tool`: install `migrate`; `setup`: run `migrate setup`;
+    `disk`: MiB of Docker's disk, 0 for no limit of its own.
     """
 
     name: str
@@ -34,6 +35,7 @@ class HostSpec:
     containerd_store: bool = False
     tool: bool = True
     setup: bool = True
+    disk: int = 0
 
     def __post_init__(self) -> None:
         if not self.name.isalnum() or len(self.name) > 10:
@@ -76,7 +78,7 @@ class LabHost:
                 ["nsenter", f"--net=/run/netns/{self.netns}", "--",
                  "unshare", "-m", "-u", "-i", "-p", "-f", "--kill-child", "--",
                  "sh", str(Path(__file__).with_name("inside.sh")), self.name, str(self.state),
-                 ":".join(lowers)],
+                 ":".join(lowers), str(self.spec.disk)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         self._daemons.append(outer)

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Becomes PID 1 of a lab host: runs in fresh mount, pid, uts and ipc namespaces and in the host's
 # network namespace; builds the host's file system and pivots into it.
-# usage: inside.sh NAME STATE_DIR LOWERDIRS
+# usage: inside.sh NAME STATE_DIR LOWERDIRS DISK_MIB
 set -eu
-name=$1 state=$2 lowers=$3
+name=$1 state=$2 lowers=$3 disk=$4
 root=$state/root
 mount --make-rprivate /
 hostname "$name"
@@ -29,7 +29,11 @@ mount -t tmpfs -o mode=755 run "$root/run"
 mount -t tmpfs -o mode=1777 tmp "$root/tmp"
 mkdir -p "$root/var/lib/docker" "$root/run/sshd" "$root/run/lock" "$root/.old"
 # overlay2 does not stack on an overlay: Docker gets a plain folder.
-mount --bind "$state/docker" "$root/var/lib/docker"
+if [ "$disk" = 0 ]; then
+    mount --bind "$state/docker" "$root/var/lib/docker"
+else
+    mount -t tmpfs -o "size=${disk}m" disk "$root/var/lib/docker"
+fi
 echo 1 > /proc/sys/net/ipv4/ip_forward
 cd "$root"
 pivot_root . .old

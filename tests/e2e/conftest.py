@@ -1,0 +1,38 @@
+"""Fixtures of the end-to-end tests. They need root and the lab (tests/lab)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.world import PAIRS, World
+from tests.e2e.world import world as make_world
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--pair", choices=sorted(PAIRS), default=None,
+        help="run every end-to-end test on this pair of Docker flavours",
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    """Hosts a and b, and a client. The pair: --pair, else the module's parameter, else mixed."""
+    pair = request.config.getoption("--pair") or getattr(request, "param", None) or "mixed"
+    with make_world("e2e", pair) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _clean(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No test leaves anything behind on the hosts; containers of tests are removed here."""
+    yield
+    if "world" not in request.fixturenames:
+        return
+    made: World = request.getfixturevalue("world")
+    for host in (made.a, made.b):
+        host.sh("docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1", check=False, timeout=60)
+        # What a failed test left must not fail the next one.
+        host.sh("rm -rf /var/lib/migrate/journal/* /run/migrate/pending/*", check=False)

@@ -1,0 +1,241 @@
+"""The DockerCon demo on the lab: a Quake 3 server on host a, and somebody who plays on it.
+
+Shared by examples/quake/demo.py and test_quake.py. The player talks to the container's own address,
+which stays the same; that the way there leads to the other host afterwards is not the tool's
+business yet (issue #4 will make it so), so `move` re-points the player's route itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+
+from examples.quake.build_image import PORT, build, command
+from examples.quake.q3oob import Status
+from examples.quake.q3player import PlayerStats
+from migrate.journal import CONFIRMED
+from migrate.journal import DIRECTORY as JOURNALS
+from migrate.run import Result
+from tests.lab.host import HostSpec, LabHost
+from tests.lab.images import import_image
+from tests.lab.lab import Lab
+
+NAME = "quake"
+IMAGE = "quake"
+NETWORK = "arena"
+SUBNET = "10.88.0.0/24"
+ADDRESS = "10.88.0.10"
+SERVER = f"{ADDRESS}:{PORT}"
+PASSWORD = "migrate"
+MARK = "moved_by"
+"""A setting that only the running server knows: made by rcon, in no file."""
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+SCRIPT = "/opt/q3/examples/quake/q3.py"
+PID_FILE = "/run/q3.pid"
+BOOT = 30.0  # seconds that the server may take to load its map; 1 or 2 are usual
+
+
+class MoveFailed(Exception):
+    """`migrate` ended with another exit code than 0; the text is what it said, if it was caught."""
+
+
+@dataclass
+class Figures(PlayerStats):
+    """What happened to a player, with one (time, sequence, server time) for each snapshot."""
+
+    timeline: list[tuple[float, int, int]] = field(default_factory=list)
+
+
+class Player:
+    """A player in the game, as a process on the lab host `player`."""
+
+    def __init__(self, host: LabHost, *options: str) -> None:
+        self._host = host
+        # A pid file: nsenter forks, so its own pid is not the one that a signal must go to.
+        play = f'echo $$ > {PID_FILE}; exec python3 {SCRIPT} play {SERVER} "$@"'
+        argv = ["sh", "-c", play, "play", "--json", "--timeline", "--seconds", "600", *options]
+        self._process = host.popen(argv)
+        assert self._process.stderr is not None
+        if self._process.stderr.readline() != "playing\n":
+            out, err = self._process.communicate(timeout=20)
+            raise AssertionError(f"the player did not get into the game: {out}{err}")
+
+    def stop(self) -> Figures:
+        """Leave the game; gives the figures."""
+        self._host.sh(f"kill -TERM $(cat {PID_FILE})")
+        out, err = self._process.communicate(timeout=30)
+        assert out, f"the player ended without a word: {err}"
+        return msgspec.json.decode(out, type=Figures)
+
+
+class QuakeWorld:
+    """Hosts a and b with Docker and `migrate`, `player` with neither; the server's container."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.a, self.b, self.player_host = lab["a"], lab["b"], lab["player"]
+
+    # -- making it -------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """The image and the network on host a alone; routes; the player's program."""
+        with tempfile.TemporaryDirectory() as scratch:
+            import_image(self.a, build(Path(scratch) / "quake.tar"), IMAGE)
+        # Docker >= 28 drops what is routed straight to a container, unless told otherwise. And no
+        # masquerading: the restored server speaks first, and its player would not know the sender.
+        self.a.run(
+            ["docker", "network", "create", "--subnet", SUBNET,
+             "-o", "com.docker.network.bridge.gateway_mode_ipv4=nat-unprotected",
+             "-o", "com.docker.network.bridge.enable_ip_masquerade=false", NETWORK],
+        )  # fmt: skip
+        for host in (self.a, self.b):
+            for way in ("-s", "-d"):  # Docker's policy for forwarded packets is DROP
+                host.run(["iptables", "-I", "DOCKER-USER", way, SUBNET, "-j", "ACCEPT"])
+        for file in (EXAMPLES / "__init__.py", *EXAMPLES.glob("quake/q3*.py")):
+            inside = Path("/opt/q3/examples", file.relative_to(EXAMPLES))
+            self.player_host.write(str(inside), file.read_text())
+        self.player_host.write("/opt/q3/examples/quake/__init__.py", "")
+
+    def start_server(self, host: LabHost) -> None:
+        """`docker run` on a host, and wait until the game has begun."""
+        self.route(host)
+        host.run(["docker", "run", "-d", "--name", NAME, "--network", NETWORK, "--ip", ADDRESS,
+                  IMAGE, *command(rcon_password=PASSWORD)])  # fmt: skip
+        self.wait_for_game()
+
+    def wait_for_game(self) -> None:
+        deadline = time.monotonic() + BOOT
+        while not self._q3("status").ok:
+            if time.monotonic() > deadline:
+                raise AssertionError("the Quake server does not answer")
+            time.sleep(0.2)
+
+    def restart_server(self, host: LabHost) -> None:
+        """What people do without a migration: end it, start it anew."""
+        host.run(["docker", "kill", NAME])
+        time.sleep(1.1)  # g_timestamp counts in seconds
+        host.run(["docker", "start", NAME])
+        self.wait_for_game()
+
+    def remove_server(self) -> None:
+        for host in (self.a, self.b):
+            host.run(["docker", "rm", "-f", NAME], check=False)
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def status(self) -> Status:
+        """Settings and players, asked from the host `player`."""
+        return msgspec.json.decode(self._q3("status", check=True).stdout, type=Status)
+
+    def mark(self, text: str) -> None:
+        """Make a setting in the server's memory that `status` shows."""
+        self._q3("rcon", PASSWORD, "sets", MARK, text, check=True)
+
+    def player(self, *options: str) -> Player:
+        return Player(self.player_host, *options)
+
+    def _q3(self, what: str, *rest: str, check: bool = False) -> Result:
+        return self.player_host.run(["python3", SCRIPT, what, SERVER, *rest], check=check)
+
+    # -- moving ----------------------------------------------------------------------------------
+
+    def route(self, via: LabHost) -> None:
+        """The player reaches the container's network through this host."""
+        self.player_host.run(["ip", "route", "replace", SUBNET, "via", via.address])
+
+    def move(self, source: LabHost, to: LabHost, *, live: bool = False) -> str:
+        """`migrate quake HOST` on `source`; the route follows at commit. Raises MoveFailed.
+
+        `live`: its output goes where ours does. Else it is called with --json, and given back.
+        """
+        argv = source.enter(["migrate", NAME, to.name, *([] if live else ["--json"])])
+        pipe = None if live else subprocess.PIPE
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
+        )
+        routed = False
+        try:
+            while process.poll() is None:
+                if not routed and committed(source):
+                    self.route(to)
+                    routed = True
+                time.sleep(0.005)
+            out, err = process.communicate()
+        finally:
+            if process.poll() is None:
+                process.wait(timeout=60)  # it got the same Ctrl-C and undoes what it did
+        if process.returncode != 0:
+            raise MoveFailed(f"migrate ended with {process.returncode}: {out or ''}{err or ''}")
+        if not routed:
+            self.route(to)
+        return out or ""
+
+
+def committed(source: LabHost) -> bool:
+    """Whether a migration from this host has been confirmed by the other one: see its journal."""
+    mark = json.dumps(CONFIRMED).encode()
+    for journal in source.path(str(JOURNALS)).glob("*.source.jsonl"):
+        with contextlib.suppress(FileNotFoundError):  # it goes when the migration has ended
+            if mark in journal.read_bytes():
+                return True
+    return False
+
+
+def lost_outside(timeline: Sequence[tuple[float, int, int]], moves: int) -> int:
+    """Datagrams of the server lost at any time but during the `moves` longest silences."""
+    pairs = sorted(pairwise(timeline), key=lambda pair: pair[1][0] - pair[0][0], reverse=True)
+    return sum(after[1] - before[1] - 1 for before, after in pairs[moves:])
+
+
+def differences(before: Status, after: Status, seen: Figures, moves: int = 1) -> list[str]:
+    """Why the game after `moves` migrations is not the one before; empty when it is the same."""
+    wrong = []
+    for name, what in (("g_timestamp", "the game was begun at"), (MARK, f"`{MARK}` is")):
+        was, now = before.cvars.get(name), after.cvars.get(name)
+        if was is None or now != was:
+            wrong.append(f"{what} {now}, not {was}")
+    if seen.gamestates != 1:
+        wrong.append(f"the player was sent {seen.gamestates} gamestates")
+    if seen.reconnects:
+        wrong.append(f"the player had to reconnect {seen.reconnects} times")
+    if seen.dropped_reason is not None:
+        wrong.append(f"the player was dropped: {seen.dropped_reason}")
+    if seen.server_time_steps_back:
+        wrong.append(f"the game's clock went back {seen.server_time_steps_back} times")
+    if lost := lost_outside(seen.timeline, moves):
+        wrong.append(f"{lost} datagrams were lost outside of the moves")
+    unheard = (seen.last_server_time or 0) - seen.last_command_time
+    if unheard > 500:
+        wrong.append(f"the player's moves of the last {unheard} ms were not carried out")
+    return wrong
+
+
+@contextlib.contextmanager
+def quake_lab(name: str, *, keep: bool = False) -> Iterator[QuakeWorld]:
+    """The lab with everything but the server in it. `keep`: it is not ended (unless it fails to
+    come up)."""
+    lab = Lab.up(
+        name,
+        [
+            HostSpec("a", "trixie"),
+            HostSpec("b", "forky"),
+            HostSpec("player", "trixie", docker=False, tool=False),
+        ],
+    )
+    try:
+        made = QuakeWorld(lab)
+        made.prepare()
+        yield made
+    finally:
+        if not keep:
+            lab.down()

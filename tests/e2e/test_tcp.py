@@ -1,0 +1,99 @@
+"""A TCP client on a third host gets every reply in order while the server moves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.world import ADDRESS, NETWORK, World, eventually
+from tests.e2e.world import world as make_world
+
+CLIENT = Path(__file__).resolve().parents[1] / "workloads" / "tcp_client.py"
+PORT = 7000
+SERVER = ["python3", "/workloads/tcp_server.py", str(PORT)]
+
+
+@pytest.fixture(scope="module", params=["docker26", "docker28", "mixed", "containerd"])
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    chosen = request.config.getoption("--pair")
+    if chosen and chosen != request.param:
+        pytest.skip(f"--pair {chosen}")
+    with make_world("e2e", request.param) as made:
+        made.client.write("/root/tcp_client.py", CLIENT.read_text())
+        yield made
+
+
+def serve(world: World) -> None:
+    world.make_network(world.a)
+    world.open_forward(world.b)
+    world.start(world.a, "server", SERVER, "--network", NETWORK, "--ip", ADDRESS)
+    world.route(world.a)
+    probe = ["python3", "-c", f"import socket; socket.create_connection(('{ADDRESS}', {PORT}), 2)"]
+    eventually(lambda: world.client.run(probe, check=False).ok, "the server cannot be reached")
+
+
+def connect(world: World) -> subprocess.Popen[str]:
+    client = world.client.popen(
+        ["python3", "/root/tcp_client.py", ADDRESS, str(PORT), "--interval", "5", "--gap-ms", "100"]
+    )
+    assert client.stderr
+    assert client.stderr.readline().strip() == "connected"
+    return client
+
+
+def end(world: World, client: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
+    world.client.run(["pkill", "-TERM", "-f", "/root/tcp_client.p[y]"], check=False)
+    out, err = client.communicate(timeout=30)
+    assert out, err
+    report: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
+    return client.returncode, report
+
+
+def test_established_connection_survives_there_and_back(world: World) -> None:
+    serve(world)
+    client = connect(world)
+    here, there = world.a, world.b
+    for _ in range(2):
+        time.sleep(0.5)
+        world.migrate(here, "server", there)
+        world.route(there)
+        here, there = there, here
+    time.sleep(1.5)
+    code, report = end(world, client)
+    assert code == 0, report
+    assert not report["errors"], report
+    assert report["replies"] > 100
+    # It really was away, twice.
+    assert len(report["gaps"]) >= 2, report
+    world.assert_clean()
+
+
+def test_a_restarted_server_is_noticed(world: World) -> None:
+    """The negative control: a server that is started anew breaks the client."""
+    serve(world)
+    client = connect(world)
+    time.sleep(0.3)
+    world.a.run(["docker", "restart", "-t", "0", "server"])
+    time.sleep(1)
+    code, report = end(world, client)
+    assert code != 0 or report["errors"]
+
+
+def test_tcp_close_moves_the_server_without_its_connections(world: World) -> None:
+    serve(world)
+    client = connect(world)
+    world.migrate(world.a, "server", world.b, "--tcp", "close")
+    world.route(world.b)
+    time.sleep(0.5)
+    code, report = end(world, client)
+    assert code != 0 or report["errors"], "the old connection should be gone"
+    again = connect(world)
+    time.sleep(0.5)
+    code, report = end(world, again)
+    assert code == 0, report
