@@ -52,6 +52,7 @@ class Fake(Destination):
 
     def __init__(self, facts: Any) -> None:
         self.committed = self.running = self.remains = False
+        self.begun: Any = "begun"
         self.log: list[str] = []
         self.fail: dict[str, Exception] = {}
 

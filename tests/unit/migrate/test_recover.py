@@ -114,7 +114,7 @@ def test_a_confirmed_source_ends_its_copy_and_never_thaws(world: World) -> None:
     assert "runs at hostb" in recover_local(SESSION, "source", world.directory)
     assert world.ended == ["c" * 64]
     assert world.undone == [Unmount(str(world.base))]
-    assert not world.left("source")
+    assert world.left("source")  # until the destination knows
 
 
 @pytest.mark.parametrize("noted", [True, False], ids=["noted", "by the supervisor's mark"])
@@ -322,10 +322,37 @@ def test_a_copy_that_could_not_be_ended_is_ended_the_next_time(
         with pytest.raises(AgentFailed):
             recover_remote.recover_source(SESSION)
     assert Finish() not in remote.asked()  # the destination must go on remembering
-    recover_remote.recover_source(SESSION)  # by what it has noted: nobody is asked again
-    assert remote.peers == ["hostb"]
+    remote.unreachable = True
+    with pytest.raises(ConnectionLost):
+        recover_remote.recover_source(SESSION)
+    # By what it has noted, whether or not anybody can be reached.
     assert world.ended == ["c" * 64]
     assert world.undone == [Unmount(str(world.base))]
+    assert world.left("source")
+
+
+def test_a_destination_that_was_not_told_is_told_later(world: World, remote: Remote) -> None:
+    world.dead("source", COMMIT_SENT, CONFIRMED)
+    remote.channel.inbox.queue.clear()
+    remote.answer("source")  # it may have forgotten already: that gives nothing back to us
+    assert "runs at hostb" in recover_remote.recover_source(SESSION)
+    assert remote.asked() == [AskOutcome(session=SESSION), Finish()]
+    assert Thaw("/f") not in world.undone
+    assert not world.left("source")
+
+
+def test_a_recovery_that_fails_lets_go_of_the_journal(
+    world: World, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(journal: Journal) -> None:
+        raise AgentFailed("no")
+
+    world.dead("source", COMMIT_SENT, CONFIRMED)
+    monkeypatch.setattr(recover_remote, "end_source_copy", refuse)
+    with pytest.raises(AgentFailed) as kept:  # with its traceback, and so with its frames
+        recover_remote.recover_source(SESSION)
+    Journal.reopen(find(SESSION, "source", world.directory)).close(finished=True)
+    assert kept.value.message == "no"
 
 
 def test_all_sessions_are_recovered_and_one_failure_does_not_stop_it(

@@ -37,16 +37,13 @@ class World:
     def __init__(self, top: Path) -> None:
         self.log: list[str] = []
         self.channel, self.far = pair()
-        self.migration = Migration.__new__(Migration)
-        self.migration.options = Options("app", "hostb")
-        self.migration.progress = Progress(quiet=True)
-        self.migration.session = "a" * 16
+        self.migration = Migration(Options("app", "hostb"), Progress(quiet=True))
+        self.migration._announced = True
         self.migration._base = top / "base"
         self.journal = Journal.create(
             Header("a" * 16, "source", "c" * 64, "app", "hostb", 0.0), top / "journal"
         )
         self.migration.journal = self.journal
-        self.migration.guard = None
         link: Any = SimpleNamespace(channel=self.channel)
         self.migration.link = link
         view: Any = SimpleNamespace(target=SimpleNamespace(pid=1, freezer="/f"), started=1)
@@ -99,6 +96,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(source_module, "DockerHost", lambda: None)
     world = World(tmp_path)
     assert isinstance(world.channel, MemoryChannel)
     silence = SimpleNamespace(lock=world.does("silence"), close=world.does("unused"))
