@@ -127,7 +127,7 @@ class Agent:
                 reply = self.destination.begin(message, self.peer)
                 self.guard = Guard.start(message.session, "destination")
             case Prepare():
-                reply = self.destination.prepare()
+                reply = self.destination.prepare(message)
             case RootfsPass():
                 pass
             case OpenFile():

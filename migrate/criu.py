@@ -73,11 +73,30 @@ def freezer_cgroup(text: str, mount: str = "/sys/fs/cgroup") -> str | None:
     return unified
 
 
+def descriptors(pid: int) -> list[str]:
+    """What the first three descriptors of a process are links to.
+
+    `runc restore` wants them as `descriptors.json`, and connects the pipes among them to the new
+    container's streams (libcontainer/criu_linux.go, Restore).
+    """
+    links = []
+    for fd in range(3):
+        try:
+            links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except FileNotFoundError:
+            links.append("/dev/null")  # closed
+    return links
+
+
 class Dumper:
     """One dump: `start` before the freeze, `dump` within it, `close` always."""
 
-    def __init__(self, target: DumpTarget, images: Path, work: Path, *, tcp: str) -> None:
-        """`images` gets the CRIU images, `work` the log; `tcp`: `established` or `close`."""
+    def __init__(
+        self, target: DumpTarget, images: Path, work: Path, *, tcp: str, descriptors: list[str]
+    ) -> None:
+        """`images` gets the CRIU images, `work` the log; `tcp`: `established` or `close`;
+        `descriptors`: what `descriptors(pid)` has said to the destination."""
+        self.descriptors = descriptors
         self.target = target
         self.images = images
         self.work = work
@@ -162,11 +181,10 @@ class Dumper:
         Raises DumpFailed with CRIU's own reason.
         """
         begun = time.monotonic()
-        # The links of the first three descriptors: `runc restore` connects pipes again by them.
-        pid = self.target.pid
-        links = [os.readlink(f"/proc/{pid}/fd/{fd}") if os.path.lexists(f"/proc/{pid}/fd/{fd}")
-                 else "/dev/null" for fd in range(3)]  # fmt: skip
-        (self.images / "descriptors.json").write_text(json.dumps(links))
+        if descriptors(self.target.pid) != self.descriptors:
+            raise DumpFailed(
+                "the container has exchanged its standard streams meanwhile", "try it again"
+            )
         try:
             self._criu.dump()
         except Exception as failure:

@@ -6,6 +6,7 @@ before it is done. After `commit` the container is this host's.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -28,6 +29,7 @@ from migrate.protocol import (
     Begin,
     CloseFile,
     OpenFile,
+    Prepare,
     Prepared,
     Ready,
     Restore,
@@ -38,6 +40,7 @@ from migrate.protocol import (
 from migrate.rootfs_apply import Applier
 from migrate.rootfs_limits import kept_paths
 from migrate.run import run
+from migrate.runtime import DESCRIPTORS
 from migrate.undo import (
     EndPending,
     RemoveContainer,
@@ -150,7 +153,7 @@ class Destination:
             raise PlacementFailed("the image that was sent is not the one that was announced")
         self._image = found
 
-    def prepare(self) -> Prepared:
+    def prepare(self, message: Prepare) -> Prepared:
         """Make what the container needs, and the container; `docker start` is called and held."""
         begun, journal = self._session
         assert self.placement
@@ -167,6 +170,9 @@ class Destination:
         images, work = base / "images", base / "work"
         images.mkdir()
         work.mkdir()
+        if len(message.descriptors) != 3:
+            raise StreamCorrupt("a process has three standard descriptors")
+        (images / DESCRIPTORS).write_text(json.dumps(message.descriptors))
         for old in self.placement.remove:
             journal.push(RenameBack(old, begun.spec.name))
             self.docker.rename(old, f"{begun.spec.name}-replaced-{begun.session[:8]}")

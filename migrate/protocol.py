@@ -64,7 +64,12 @@ class Begin(Message):
 
 
 class Prepare(Message):
-    """Make networks and container, call `docker start`, which is held. Answered by `Prepared`."""
+    """Make networks and container, call `docker start`, which is held. Answered by `Prepared`.
+
+    `descriptors`: the links of the container's first three descriptors (migrate/criu.py).
+    """
+
+    descriptors: list[str]
 
 
 class RootfsPass(Message):

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from migrate.criu_log import criu_reason
-from migrate.runtime import RAN, STAGES, Call, Pending, log_line
+from migrate.runtime import DESCRIPTORS, HOLDS, RAN, Call, Pending, log_line, search_path
 
 PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
 DOOMED = "the restore was given up"
@@ -137,7 +137,7 @@ class Supervisor:
     def open_gates(self) -> None:
         self.said = os.open(self.directory / "said", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self.selector.register(self.said, selectors.EVENT_READ, "said")
-        for stage in (*STAGES, "start"):
+        for stage in HOLDS:
             hold = (self.directory / f"hold.{stage}").open("w")
             fcntl.flock(hold, fcntl.LOCK_EX)
             self.holds[stage] = hold
@@ -156,15 +156,21 @@ class Supervisor:
 
     # -- the restore ---------------------------------------------------------------------------
 
-    def start_restore(self) -> None:
-        """Start `runc restore` with the stdio of the container, which `create` was given."""
+    def start_restore(self, *, held: bool) -> None:
+        """Start `runc restore` with the stdio of the container, which `create` was given.
+
+        `held`: CRIU itself waits until the images are complete (migrate/runtime.py, WARM_CRIU).
+        """
+        path = search_path()
+        if held:
+            path = f"{self.directory}/bin:{path}"
         argv = [
             os.environ.get("MIGRATE_RUNC", "runc"), *self.call.globals, "restore", "--detach",
             "--image-path", self.pending.images, "--work-path", self.pending.work,
             "--bundle", self.call.options["--bundle"], "--pid-file", str(self.directory / "pid"),
             "--manage-cgroups-mode", "soft", "--empty-ns", "network", self.call.container,
         ]  # fmt: skip
-        self.child = subprocess.Popen(argv)
+        self.child = subprocess.Popen(argv, env={**os.environ, "PATH": path})
         self.child_fd = os.pidfd_open(self.child.pid)
         self.selector.register(self.child_fd, selectors.EVENT_READ, "child")
         # The container's pipes belong to the container alone.
@@ -189,9 +195,15 @@ class Supervisor:
         try:
             self.open_gates()
             self.tell("created", rootfs=self.rootfs)
+            # What runc reads of the images before it starts CRIU is this one file.
+            held = self.steered and Path(self.pending.images, DESCRIPTORS).exists()
+            if held:
+                self.start_restore(held=True)
             if self.steered:
                 self.wait_for("restore", self.pending.images_timeout)
-            self.start_restore()
+            if not held:
+                self.start_restore(held=False)
+            self.release("criu")
             pid = self.wait_for("setup-namespaces", self.pending.restore_timeout).split()[1]
             self.tell("namespaces", pid=int(pid))
             self.answer_create(f"pid {pid}")
@@ -229,8 +241,9 @@ class Supervisor:
     def give_up(self, reason: str) -> None:
         """End the restore: no process, mount or runc state is left; then say why."""
         Path(self.pending.work, RAN).unlink(missing_ok=True)
-        for stage in STAGES:
-            self.release(stage, ok=False)
+        for stage in HOLDS:
+            if stage != "start":
+                self.release(stage, ok=False)
         if self.child and self.child.poll() is None:
             # The refused gate makes CRIU undo its work; a CRIU that hangs is not waited for long.
             try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrate.agent_link import AgentLink
-from migrate.criu import LOG, Dumper
+from migrate.criu import LOG, Dumper, descriptors
 from migrate.criu_log import interesting_lines
 from migrate.docker_host import DockerHost
 from migrate.errors import AgentFailed, OutcomeUnknown, Unsupported
@@ -137,9 +137,10 @@ class Migration:
         if welcome.save:
             self._send_image(welcome.save, view)
         with self._timed("prepare"):
-            prepared = call(self.link.channel, Prepare(), Prepared, ANSWER)
+            streams = descriptors(view.target.pid)
+            prepared = call(self.link.channel, Prepare(descriptors=streams), Prepared, ANSWER)
             self.summary.new_id = prepared.container
-            dumper = self._prepare_dump(stack, view)
+            dumper = self._prepare_dump(stack, view, streams)
         sender = Sender(view.upper, skip=kept_paths(view.spec))
         self._pre_copy(sender)
         self._freeze(view, dumper, sender, interrupts)
@@ -192,7 +193,7 @@ class Migration:
             expect(self.link.channel, Done, IMAGE_LOAD)
         self.summary.image_sent = True
 
-    def _prepare_dump(self, stack: ExitStack, view: SourceView) -> Dumper:
+    def _prepare_dump(self, stack: ExitStack, view: SourceView, streams: list[str]) -> Dumper:
         """A private tmpfs for the images (they hold the container's memory), and CRIU, waiting."""
         assert self.journal
         self.journal.push(Unmount(str(self._base)))
@@ -203,8 +204,9 @@ class Migration:
         for name in ("images", "work"):
             (self._base / name).mkdir()
         dumper = Dumper(
-            view.target, self._base / "images", self._base / "work", tcp=self.options.tcp
-        )
+            view.target, self._base / "images", self._base / "work", tcp=self.options.tcp,
+            descriptors=streams,
+        )  # fmt: skip
         stack.callback(dumper.close)
         dumper.start()
         return dumper

@@ -20,14 +20,19 @@ IMAGES, WORK = "/var/tmp/images", "/var/tmp/work"
 DUMP = f"""
 import sys
 from pathlib import Path
-from migrate.criu import Dumper
+import json
+from migrate.criu import Dumper, descriptors
 from migrate.docker_host import DockerHost
 from migrate.source_view import look
 from migrate.undo import freeze, thaw
 for name in ("{IMAGES}", "{WORK}"):
     Path(name).mkdir(parents=True, exist_ok=True)
 view = look(DockerHost(), sys.argv[1])
-dumper = Dumper(view.target, Path("{IMAGES}"), Path("{WORK}"), tcp="established")
+streams = descriptors(view.target.pid)
+Path("{IMAGES}", "descriptors.json").write_text(json.dumps(streams))
+dumper = Dumper(
+    view.target, Path("{IMAGES}"), Path("{WORK}"), tcp="established", descriptors=streams
+)
 dumper.start()
 freeze(view.target.freezer)
 dumper.dump()
