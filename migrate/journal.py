@@ -232,8 +232,9 @@ def _read(file: IO[bytes] | FileIO) -> list[Line]:
     file.seek(0)
     lines: list[Line] = []
     for raw in file:
-        # A torn last line is that of a step not yet begun.
-        with contextlib.suppress(msgspec.DecodeError):
+        # A torn last line is that of a step not yet begun. A power cut can leave any bytes, and for
+        # what is no UTF-8 msgspec raises no DecodeError.
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
             lines.append(_decoder.decode(raw))
     return lines
 

@@ -228,7 +228,8 @@ def decode_items(payload: bytes) -> list[Item]:
 def _hostile() -> Iterator[None]:
     try:
         yield
-    except msgspec.DecodeError as problem:  # ValidationError is one, too
+    # ValidationError is a DecodeError, but text that is no UTF-8 is none.
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise StreamCorrupt(f"the other side sent something unknown: {problem}") from problem
 
 

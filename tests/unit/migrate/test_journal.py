@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from migrate import journal as journal_module
@@ -110,6 +110,7 @@ actions = st.lists(
 
 
 @given(actions)
+@example([("torn", b'\x80"')])  # not even text
 def test_a_replay_gives_the_state_in_memory(taken: list[tuple[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         journal = Journal.create(header(), Path(directory))

@@ -115,6 +115,12 @@ def test_a_message_of_the_wrong_shape_is_refused(content: Any) -> None:
         decode_request(msgspec.msgpack.encode(content))
 
 
+def test_text_that_is_no_text_is_refused() -> None:
+    good = encode(AskOutcome(session="x"))
+    with pytest.raises(StreamCorrupt, match="something unknown"):
+        decode_request(good.replace(b"\xa1x", b"\xa1\xff"))
+
+
 def test_items_come_out_as_they_went_in() -> None:
     meta = Meta(0o100644, 1, 2, -3, ((b"user.x", b"\0"),))
     items: list[Item] = [
