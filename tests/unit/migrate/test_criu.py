@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from migrate import criu
-from migrate.criu import Dumper, DumpTarget, find_target, freezer_cgroup
+from migrate.criu import Dumper, DumpTarget, descriptors, find_target, freezer_cgroup
 from migrate.errors import CriuUnfit, DumpFailed, Unsupported
 
 V1 = "12:pids:/docker/c\n5:freezer:/docker/c\n1:name=systemd:/docker/c\n0::/docker/c\n"
@@ -70,7 +70,13 @@ def dumper(tmp_path: Path) -> Dumper:
     for name in ("images", "work"):
         (tmp_path / name).mkdir()
     target = DumpTarget(1, {"root": {"path": "/"}}, None)
-    return Dumper(target, tmp_path / "images", tmp_path / "work", tcp="established")
+    return Dumper(
+        target,
+        tmp_path / "images",
+        tmp_path / "work",
+        tcp="established",
+        descriptors=descriptors(1),
+    )
 
 
 class Service:
