@@ -69,13 +69,13 @@ def test_a_bundle_elsewhere_and_shared_namespaces_are_refused(bundle: Path) -> N
 def dumper(tmp_path: Path) -> Dumper:
     for name in ("images", "work"):
         (tmp_path / name).mkdir()
-    target = DumpTarget(1, {"root": {"path": "/"}}, None)
+    target = DumpTarget(os.getpid(), {"root": {"path": "/"}}, None)
     return Dumper(
         target,
         tmp_path / "images",
         tmp_path / "work",
         tcp="established",
-        descriptors=descriptors(1),
+        descriptors=descriptors(os.getpid()),
     )
 
 
