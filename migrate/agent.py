@@ -2,10 +2,15 @@
 
 Speaks the protocol over stdin and stdout. It ends, and undoes what it did, when the source goes
 away before commit; its guard (migrate/guard.py) does the same when this process is killed.
+
+Who may start it is root here: the container's settings come from the source and go to Docker as
+they are, a privileged one's too. What is checked is that a confused source, or a broken stream,
+cannot write outside the container, its images and its session.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -67,6 +72,10 @@ class Agent:
                 pass
         except ConnectionLost as lost:
             return self._source_lost(lost)
+        except StreamCorrupt as corrupt:  # not a frame: nothing more can be read
+            with contextlib.suppress(ConnectionLost):
+                self._fail(corrupt)
+            return corrupt.exit_code
         return 0
 
     def _serve_one(self, frame: Frame) -> bool:
@@ -74,7 +83,7 @@ class Agent:
         try:
             if frame.kind == MESSAGE:
                 message = decode_request(frame.payload)
-                if self.failed:
+                if self.failed and not (self.destination.running and isinstance(message, Finish)):
                     return not isinstance(message, Abandon | Finish)
                 return self._request(message)
             if not self.failed:
@@ -118,7 +127,7 @@ class Agent:
                 reply = self.destination.begin(message, self.peer)
                 self.guard = Guard.start(message.session, "destination")
             case Prepare():
-                reply = self.destination.prepare()
+                reply = self.destination.prepare(message)
             case RootfsPass():
                 pass
             case OpenFile():
@@ -131,7 +140,7 @@ class Agent:
                 reply = self.destination.restore(message)
             case Commit():
                 send(self.channel, self.destination.commit())
-                reply = None
+                # `Done` follows when it is on the disk that the container is ours.
                 self.destination.settle()
             case Abandon():
                 self._undo()
@@ -161,14 +170,23 @@ class Agent:
         return Greeting(protocol=PROTOCOL_VERSION, version=__version__, facts=self.facts)
 
     def _fail(self, failure: Failure) -> None:
-        """Undo, then tell the source: when it hears of the failure, nothing is left here."""
+        """Undo, then tell the source: when it hears of the failure, nothing is left here.
+
+        But for a container that runs: it stays, whatever else fails. And a source that has sent
+        `Commit` lets its copy run again on our word, so it gets none unless ours is surely gone.
+        """
         self.failed = True
         log = self.destination.log_lines()
         report: Failed = from_failure(failure, log)
-        try:
-            self._undo()
-        except Failure as worse:
-            report = from_failure(AgentFailed(f"{failure.message}; and {worse.message}"), log)
+        if not self.destination.running:
+            try:
+                self._undo()
+            except Failure as worse:
+                both = AgentFailed(f"{failure.message}; and {worse.message}")
+                report = from_failure(both, log)
+                if self.destination.committed and self.destination.remains:
+                    print(f"migrate agent: {both.message}", file=sys.stderr)
+                    raise ConnectionLost("no answer can be given") from worse
         send(self.channel, report)
 
     def _undo(self) -> None:

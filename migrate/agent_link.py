@@ -17,14 +17,18 @@ from transport.ssh_process import RemoteProcess
 from transport.target import parse_target
 
 GREETING_TIMEOUT = 60.0
-# A login that is not root's needs sudo without a password; -n: never ask for one.
-COMMAND = 'if [ "$(id -u)" = 0 ]; then exec {0}; else exec sudo -n {0}; fi'
+# A login that is not root's needs sudo without a password; -n: never ask for one. With its whole
+# path: sudo's secure_path need not have /usr/local/bin (Debian 14's has not).
+COMMAND = (
+    'm=$(command -v migrate) || {{ echo "migrate: command not found" >&2; exit 127; }};'
+    ' if [ "$(id -u)" = 0 ]; then exec "$m" {0}; else exec sudo -n "$m" {0}; fi'
+)
 
 
 class AgentLink:
     """Connects to a host and starts the agent there; `channel` speaks to it."""
 
-    def __init__(self, host: str, command: tuple[str, ...] = ("migrate", "agent")) -> None:
+    def __init__(self, host: str, command: tuple[str, ...] = ("agent",)) -> None:
         self._target = parse_target(host)
         self._command = command
         self._stack = ExitStack()

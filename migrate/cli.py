@@ -23,6 +23,7 @@ migrate version
 
 HOST is [user@]host[:port] or an alias of ~/.ssh/config. `move` is only needed for a container that
 is named like a command. Exit codes: see the README."""
+SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 BUG = 70  # sysexits.h: EX_SOFTWARE
 
 
@@ -68,9 +69,16 @@ def with_command(argv: Sequence[str]) -> list[str]:
     return list(argv)
 
 
+def with_sbin(path: str) -> str:
+    """PATH with the folders of criu, nft and iptables, which cron and some logins leave out."""
+    folders = path.split(":")
+    return ":".join([*folders, *(sbin for sbin in SBIN if sbin not in folders)])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point; gives the exit code."""
     given = parser().parse_args(with_command(sys.argv[1:] if argv is None else argv))
+    os.environ["PATH"] = with_sbin(os.environ.get("PATH", os.defpath))
     try:
         if given.command == "version":
             print(json.dumps({"version": __version__}) if given.json else f"migrate {__version__}")

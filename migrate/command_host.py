@@ -67,7 +67,7 @@ def show(report: SetupReport, *, verbose: bool) -> None:
 
 
 def _remote(given: argparse.Namespace) -> int:
-    words = ["migrate", given.command]
+    words = [given.command]
     for flag in ("undo", "verbose", "json"):
         if getattr(given, flag, False):
             words.append(f"--{flag}")

@@ -26,6 +26,7 @@ LOG = "dump.log"
 BUNDLES = "/run/containerd/io.containerd.runtime.v2.task/moby"
 # A deleted file that is held open travels in the images, up to this size (CRIU's --ghost-limit).
 GHOST_LIMIT = 256 << 20
+END_TIMEOUT = 60.0  # seconds for a dump that nobody waits for any more to come to its end
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,30 @@ def freezer_cgroup(text: str, mount: str = "/sys/fs/cgroup") -> str | None:
     return unified
 
 
+def descriptors(pid: int) -> list[str]:
+    """What the first three descriptors of a process are links to.
+
+    `runc restore` wants them as `descriptors.json`, and connects the pipes among them to the new
+    container's streams (libcontainer/criu_linux.go, Restore).
+    """
+    links = []
+    for fd in range(3):
+        try:
+            links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except FileNotFoundError:
+            links.append("/dev/null")  # closed
+    return links
+
+
 class Dumper:
     """One dump: `start` before the freeze, `dump` within it, `close` always."""
 
-    def __init__(self, target: DumpTarget, images: Path, work: Path, *, tcp: str) -> None:
-        """`images` gets the CRIU images, `work` the log; `tcp`: `established` or `close`."""
+    def __init__(
+        self, target: DumpTarget, images: Path, work: Path, *, tcp: str, descriptors: list[str]
+    ) -> None:
+        """`images` gets the CRIU images, `work` the log; `tcp`: `established` or `close`;
+        `descriptors`: what `descriptors(pid)` has said to the destination."""
+        self.descriptors = descriptors
         self.target = target
         self.images = images
         self.work = work
@@ -84,6 +104,12 @@ class Dumper:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._request: Any = None
+
+    @property
+    def pid(self) -> int:
+        """Of the criu process; only after `start`."""
+        assert self._process
+        return self._process.pid
 
     def start(self) -> None:
         """Start `criu swrk` and make the request, so that nothing but the dump is left to do."""
@@ -155,11 +181,10 @@ class Dumper:
         Raises DumpFailed with CRIU's own reason.
         """
         begun = time.monotonic()
-        # The links of the first three descriptors: `runc restore` connects pipes again by them.
-        pid = self.target.pid
-        links = [os.readlink(f"/proc/{pid}/fd/{fd}") if os.path.lexists(f"/proc/{pid}/fd/{fd}")
-                 else "/dev/null" for fd in range(3)]  # fmt: skip
-        (self.images / "descriptors.json").write_text(json.dumps(links))
+        if descriptors(self.target.pid) != self.descriptors:
+            raise DumpFailed(
+                "the container has exchanged its standard streams meanwhile", "try it again"
+            )
         try:
             self._criu.dump()
         except Exception as failure:
@@ -174,13 +199,14 @@ class Dumper:
             return ""
 
     def close(self) -> None:
-        """End criu, if it is still there; the tasks that it holds run on (or stay paused)."""
+        """End criu, if it is still there; one that dumps is waited for: killed, it would leave the
+        network locked, and it freezes again at its end what it found frozen."""
         if self._socket:
             self._socket.close()
             self._socket = None
         if self._process:
             try:
-                self._process.wait(timeout=5)
+                self._process.wait(timeout=END_TIMEOUT)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()

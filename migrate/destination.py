@@ -6,6 +6,7 @@ before it is done. After `commit` the container is this host's.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from migrate.held_restore import HeldRestore
 from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
 from migrate.image_stream import ImageReceiver
-from migrate.journal import OWNED, RUNNING, Header, Journal
+from migrate.journal import OWNED, RUNNING, Header, Journal, restarts
 from migrate.placement import DestinationView, Placement, find_image, place
 from migrate.preflight import check
 from migrate.protocol import (
@@ -28,6 +29,7 @@ from migrate.protocol import (
     Begin,
     CloseFile,
     OpenFile,
+    Prepare,
     Prepared,
     Ready,
     Restore,
@@ -38,6 +40,7 @@ from migrate.protocol import (
 from migrate.rootfs_apply import Applier
 from migrate.rootfs_limits import kept_paths
 from migrate.run import run
+from migrate.runtime import DESCRIPTORS
 from migrate.undo import (
     EndPending,
     RemoveContainer,
@@ -45,7 +48,6 @@ from migrate.undo import (
     RemoveNetwork,
     RemoveUnborn,
     RenameBack,
-    RestoreRestartPolicy,
     Unmount,
 )
 from transport.errors import StreamCorrupt
@@ -68,11 +70,13 @@ class Destination:
         self.placement: Placement | None = None
         self.container = ""
         self.committed = False
+        self.running = False  # it has come to run here: from here on nothing may be undone
         self._image = ""
         self._held: HeldRestore | None = None
         self._applier: Applier | None = None
         self._receiver: ImageReceiver | None = None
-        self._policy_step: int | None = None
+        self._restored = False
+        self.remains = False  # after a rollback: the container could not be removed
 
     # -- before anything is changed -----------------------------------------------------------
 
@@ -115,7 +119,7 @@ class Destination:
         self.journal = Journal.create(
             Header(
                 message.session, "destination", message.spec.source_id, message.spec.name, peer,
-                time.time(),
+                time.time(), policy=message.spec.restart_policy,
             )
         )  # fmt: skip
         self._image = self.placement.image.create_from
@@ -149,7 +153,7 @@ class Destination:
             raise PlacementFailed("the image that was sent is not the one that was announced")
         self._image = found
 
-    def prepare(self) -> Prepared:
+    def prepare(self, message: Prepare) -> Prepared:
         """Make what the container needs, and the container; `docker start` is called and held."""
         begun, journal = self._session
         assert self.placement
@@ -166,6 +170,9 @@ class Destination:
         images, work = base / "images", base / "work"
         images.mkdir()
         work.mkdir()
+        if len(message.descriptors) != 3:
+            raise StreamCorrupt("a process has three standard descriptors")
+        (images / DESCRIPTORS).write_text(json.dumps(message.descriptors))
         for old in self.placement.remove:
             journal.push(RenameBack(old, begun.spec.name))
             self.docker.rename(old, f"{begun.spec.name}-replaced-{begun.session[:8]}")
@@ -236,13 +243,14 @@ class Destination:
             self._held.wait(event, RESTORE_TIMEOUT)
             timing[event] = time.monotonic() - began
         journal.phase("restored", sync=False)
+        self._restored = True
         return Ready(timing=timing)
 
     def commit(self) -> Running:
         """Let it run: from here on the container is this host's."""
         _, journal = self._session
-        if not self._held:
-            raise StreamCorrupt("`Commit` came before `Prepare`")
+        if not self._held or not self._restored or self.committed:
+            raise StreamCorrupt("`Commit` came out of turn")
         began = time.monotonic()
         # Not synced before the release, which would cost a disk write inside the freeze: should
         # the machine lose power in between, the container is dead here and the source has it.
@@ -250,6 +258,7 @@ class Destination:
         self.committed = True
         self._held.say("commit")
         self._held.wait("running", RESTORE_TIMEOUT)
+        self.running = True
         seconds = time.monotonic() - began
         return Running(container=self.container, timing={"resume": seconds})
 
@@ -260,10 +269,8 @@ class Destination:
         if not self._held or not self.placement:
             raise StreamCorrupt("`Commit` came before `Prepare`")
         self._held.wait("started", START_TIMEOUT)
-        policy = begun.spec.restart_policy
-        if policy and policy.get("Name", "no") not in ("", "no"):
-            journal.push(RestoreRestartPolicy(self.container, policy))
-            self.docker.set_restart_policy(self.container, policy)
+        if restarts(begun.spec.restart_policy):
+            self.docker.set_restart_policy(self.container, begun.spec.restart_policy)
         for old in self.placement.remove:
             self.docker.remove(old, force=False, volumes=False)
         self._release_memory()
@@ -277,10 +284,12 @@ class Destination:
 
     def finish(self) -> None:
         """The source has stopped its copy: nothing is left to be remembered."""
-        _, journal = self._session
-        begun, _ = self._session
+        begun, journal = self._session
+        if not self.running:
+            raise StreamCorrupt("`Finish` came before the container runs")
         base = RUN / "sessions" / begun.session
         self._close()
+        self._release_memory()
         if base.is_dir():
             os.rmdir(base)
         if self._held:
@@ -301,13 +310,23 @@ class Destination:
             return ""
 
     def rollback(self) -> None:
-        """Undo everything. Raises AgentFailed when something could not be undone."""
+        """Undo everything. Raises AgentFailed when something could not be undone.
+
+        Never once the container runs here: the source ends its own copy then, and the container
+        would be lost.
+        """
+        if self.running:
+            raise AgentFailed(
+                "the container runs at the destination already and stays there",
+                "`migrate recover` there tidies up",
+            )
         journal, self.journal = self.journal, None
         self._close()
         if self._held:
             self._held.close()
         if journal:
             failed = journal.rollback()
+            self.remains = any(isinstance(s, RemoveContainer | EndPending) for s in journal.steps)
             journal.close(finished=not failed)
             if failed:
                 raise AgentFailed("the destination could not undo everything: " + "; ".join(failed))

@@ -17,11 +17,11 @@ from migrate import netlock
 from migrate.criu import Dumper
 from migrate.errors import DumpFailed
 from migrate.image_stream import ImageSender
-from migrate.journal import COMMIT_SENT, CONFIRMED, Journal
+from migrate.journal import COMMIT_SENT, Journal
 from migrate.protocol import Commit, Ready, Restore, Running, expect, send
 from migrate.rootfs_send import PassReport
 from migrate.source_view import SourceView
-from migrate.undo import Thaw, UnlockNetwork, freeze
+from migrate.undo import EndDump, Thaw, UnlockNetwork, freeze, start_time
 from transport.channel import Channel
 
 READY_TIMEOUT = 600.0
@@ -85,10 +85,11 @@ class FrozenPart:
         pid, freezer = self.view.target.pid, self.view.target.freezer
         if not freezer:
             raise DumpFailed("the container has no freezer cgroup of its own")
-        silence = netlock.Prepared(pid)
         self.journal.push(Thaw(freezer))
         self.journal.push(UnlockNetwork(pid, self.view.started))
+        self.journal.push(EndDump(self.dumper.pid, start_time(self.dumper.pid) or 0))
         self.journal.phase("freeze")
+        silence = netlock.Prepared(pid)
         try:
             self.mark("freeze")
             if not freeze(freezer):
@@ -108,14 +109,17 @@ class FrozenPart:
             self.journal.phase(COMMIT_SENT)
             self.ready = expect(self.channel, Ready, READY_TIMEOUT)
             self.mark("restored")
+        except BaseException:
+            self.dumper.close()  # no undoing while CRIU still holds the tasks
+            raise
         finally:
             silence.close()
             self.sender.close()
         before_commit()
+        self.mark("commit")
         send(self.channel, Commit())
         self.running = expect(self.channel, Running, RUNNING_TIMEOUT)
         self.mark("running")
-        self.journal.phase(CONFIRMED)
 
     def parts(self) -> dict[str, float]:
         """Where the downtime went, in seconds; the parts follow each other."""

@@ -2,7 +2,8 @@
 
 Each side of a migration starts one with a pipe to itself. The end of the pipe without the word
 `done` means that the first process died, whatever killed it; the guard then does what
-`migrate recover` does for that session. A killed `migrate` leaves no container frozen.
+`migrate recover` does for that session, for up to an hour: it also asks the destination how an
+unsure commit has ended. A killed `migrate` leaves no container frozen.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from pathlib import Path
 
 DONE = b"done"
 LOG = Path("/var/lib/migrate/guard.log")
-PATIENCE = 10.0  # seconds for the dead process's journal lock to become free
+PATIENCE = 3600.0  # seconds to go on trying
+FIRST_PAUSE, LAST_PAUSE = 0.05, 60.0  # seconds between two tries; doubled each time
 
 
 class Guard:
@@ -47,6 +49,12 @@ class Guard:
             self._process.wait(timeout=5)
 
 
+def note(line: str) -> None:
+    """Into the log, unless the disk is full: what we are here for is more important."""
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%F %T')} {line}", flush=True)
+
+
 def main() -> int:
     session, role = sys.argv[1], sys.argv[2]
     heard = b""
@@ -54,25 +62,30 @@ def main() -> int:
         heard += piece
     if heard == DONE:
         return 0
-    from migrate.errors import Busy
     from migrate.recover import recover_local
+    from migrate.recover_remote import recover_source
     from transport.errors import Failure
 
-    deadline = time.monotonic() + PATIENCE
+    said_before: set[str] = set()
+    deadline, pause = time.monotonic() + PATIENCE, FIRST_PAUSE
     while True:
         try:
-            said = recover_local(session, role)
-        except Busy:
-            if time.monotonic() > deadline:
-                return Busy.exit_code
-            time.sleep(0.05)
+            # A source may have to ask the destination who owns the container.
+            said = recover_source(session) if role == "source" else recover_local(session, role)
         except FileNotFoundError:
             return 0
         except Failure as failure:
-            print(f"{session} {role}: {failure.message}", flush=True)
-            return failure.exit_code
+            # Busy: the dead process's lock is not free yet. Else a Docker that starts again, a
+            # link that comes back: a frozen container is worth an hour of trying.
+            if failure.message not in said_before:
+                said_before.add(failure.message)
+                note(f"{session} {role}: {failure.message}")
+            if time.monotonic() > deadline:
+                return failure.exit_code
+            time.sleep(pause)
+            pause = min(2 * pause, LAST_PAUSE)
         else:
-            print(f"{session} {role}: {said}", flush=True)
+            note(f"{session} {role}: {said}")
             return 0
 
 

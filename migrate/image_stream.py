@@ -112,6 +112,7 @@ class ImageSender:
             self._count(sending.advance(to_end=True))
             digest = sending.digest.intdigest()
             send(self._channel, CloseFile(number=sending.number, size=sending.sent, digest=digest))
+            sending.close()  # a hundred processes are a thousand files: more than may be open
         self.files = len(self._open)
         return self.files
 

@@ -11,7 +11,8 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -27,6 +28,7 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
     """`role`: `source` or `destination`; `container`: full id at the source; `peer`: the host.
 
     Of the source alone: `freezer`, its freezer cgroup, and `keep`, whether it stays, stopped.
+    Of the destination alone: `policy`, the restart policy that the container gets once it runs.
     """
 
     session: str
@@ -37,6 +39,12 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
     started: float
     freezer: str = ""
     keep: bool = False
+    policy: dict[str, Any] = {}
+
+
+def restarts(policy: Mapping[str, Any]) -> bool:
+    """Whether Docker would start a container of that restart policy again by itself."""
+    return str(policy.get("Name") or "no") != "no"
 
 
 class Push(msgspec.Struct, frozen=True, tag="push"):
@@ -56,7 +64,7 @@ class Phase(msgspec.Struct, frozen=True, tag="phase"):
 
 
 # Marks. COMMIT_SENT: (source) the destination may own the container; only it can tell.
-# CONFIRMED: (source) it has said that the container runs there.
+# CONFIRMED: (source) it has said that the container runs there, and has that on its disk.
 # OWNED: (destination) the restored container was told to run; RUNNING: it does.
 COMMIT_SENT = "commit-sent"
 CONFIRMED = "confirmed"
@@ -71,7 +79,7 @@ _encoder = msgspec.json.Encoder()
 class Journal:
     """The journal of one session, open for writing; holds a lock, so that only one acts on it."""
 
-    def __init__(self, path: Path, file: IO[bytes], header: Header) -> None:
+    def __init__(self, path: Path, file: FileIO, header: Header) -> None:
         self.path = path
         self.header = header
         self.phases: list[str] = []
@@ -83,14 +91,19 @@ class Journal:
     def create(cls, header: Header, directory: Path = DIRECTORY) -> Journal:
         """Begin the journal of a new session. Raises Busy when its container has one already."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for other in read_all(directory):
-            if (other.role, other.container) == (header.role, header.container):
-                raise Busy(f"container {header.name} is in migration {other.session} already")
-        path = directory / f"{header.session}.{header.role}.jsonl"
-        file = path.open("x+b")
-        fcntl.flock(file, fcntl.LOCK_EX)
-        journal = cls(path, file, header)
-        journal._write(header)
+        with _only_one(directory):
+            for other in read_all(directory):
+                if (other.role, other.container) == (header.role, header.container):
+                    raise Busy(f"container {header.name} is in migration {other.session} already")
+            path = directory / f"{header.session}.{header.role}.jsonl"
+            file = path.open("x+b", buffering=0)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            journal = cls(path, file, header)
+            try:
+                journal._write(header)
+            except OSError:  # a full disk: nothing is begun, so nothing is to be left
+                journal.close(finished=True)
+                raise
         return journal
 
     @classmethod
@@ -99,13 +112,17 @@ class Journal:
 
         Raises Busy while another process acts on it, FileNotFoundError when it is gone.
         """
-        file = path.open("r+b")
+        file = path.open("r+b", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
             raise Busy(f"migration {path.name.partition('.')[0]} is still under way") from None
+        if os.fstat(file.fileno()).st_nlink == 0:  # finished between our open and our lock
+            file.close()
+            raise FileNotFoundError(path)
         lines = _read(file)
+        _cut_torn_line(file)
         if not lines or not isinstance(lines[0], Header):
             file.close()
             path.unlink(missing_ok=True)  # died while it wrote the very first line: nothing done
@@ -127,9 +144,15 @@ class Journal:
         return [self._steps[number] for number in sorted(self._steps)]
 
     def _write(self, line: Line, sync: bool = True) -> None:
-        self._file.seek(0, os.SEEK_END)
-        self._file.write(_encoder.encode(line) + b"\n")
-        self._file.flush()
+        end = self._file.seek(0, os.SEEK_END)
+        rest = memoryview(_encoder.encode(line) + b"\n")
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError:  # a full disk: half a line would spoil the next one, too
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+            raise
         if sync:
             os.fdatasync(self._file.fileno())
 
@@ -165,7 +188,10 @@ class Journal:
             except Exception as problem:  # noqa: BLE001 - the other steps must be tried all the same
                 failed.append(f"{type(step).__name__}: {problem}")
             else:
-                self.drop(number)
+                # A full disk must not stop us (the next step may be the one that thaws): what is
+                # not noted as undone is undone once more by whoever reads this, which is harmless.
+                with contextlib.suppress(OSError):
+                    self.drop(number)
         return failed
 
     def tidy(self) -> None:
@@ -182,12 +208,33 @@ class Journal:
         self._file.close()
 
 
-def _read(file: IO[bytes]) -> list[Line]:
+@contextlib.contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """One process at a time: two that begin at once must not both find the container free."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _cut_torn_line(file: FileIO) -> None:
+    """Cut off what a crash left of the last line: the next line must not become part of it."""
+    file.seek(0)
+    text = file.read()
+    whole = text.rfind(b"\n") + 1
+    if whole < len(text):
+        file.truncate(whole)
+
+
+def _read(file: IO[bytes] | FileIO) -> list[Line]:
     file.seek(0)
     lines: list[Line] = []
     for raw in file:
-        # A torn last line is that of a step not yet begun.
-        with contextlib.suppress(msgspec.DecodeError):
+        # A torn last line is that of a step not yet begun. A power cut can leave any bytes, and for
+        # what is no UTF-8 msgspec raises no DecodeError.
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
             lines.append(_decoder.decode(raw))
     return lines
 

@@ -10,7 +10,10 @@ Dropped, not rejected: TCP and game clients send again.
 
 from __future__ import annotations
 
-from migrate.run import Waiting, run
+import os
+
+from migrate.errors import CommandFailed
+from migrate.run import Waiting, run, tail
 
 TABLE = "migrate_lock"
 
@@ -50,6 +53,19 @@ class Prepared:
 
 
 def unlock(pid: int) -> None:
-    """Let packets pass again; a namespace that is not locked, or gone, is no failure."""
-    rules = f"delete table inet {TABLE}\n"
-    run(_nft_command(pid), stdin=rules, check=False, timeout=20)
+    """Let packets pass again; a namespace that is not locked, or gone, is no failure.
+
+    CRIU's own lock goes, too: one that was killed while it dumped has left it
+    (criu/netfilter.c: table `CRIU-...`). Raises CommandFailed when it cannot be done.
+    """
+    listing = [*_nft_command(pid)[:-2], "list", "tables", "inet"]
+    listed = run(listing, check=False, timeout=20)
+    if not listed.ok:
+        if os.path.exists(f"/proc/{pid}/ns/net"):
+            raise CommandFailed(f"the network cannot be unlocked: {tail(listed)}")
+        return
+    names = [line.split()[-1] for line in listed.stdout.splitlines() if line.strip()]
+    ours = [name for name in names if name == TABLE or name.startswith("CRIU-")]
+    if ours:
+        rules = "".join(f"delete table inet {name}\n" for name in ours)
+        run(_nft_command(pid), stdin=rules, timeout=20)

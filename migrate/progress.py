@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 
 class Progress:
-    """Reports phases to stderr. `quiet`: nothing but warnings (for `--json`)."""
+    """Reports phases to stderr. `quiet`: nothing but warnings (for `--json`).
+
+    A terminal that is gone, or a closed pipe, is no reason to stop: nothing here raises OSError.
+    """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, out: TextIO | None = None):
         self._out = out or sys.stderr
@@ -28,16 +31,18 @@ class Progress:
         self._bytes = 0
         terminal = self._out.isatty() and not self._quiet
         if terminal:
-            self._bar = tqdm(
-                total=total or None, desc=f"{name:<10}", unit="B", unit_scale=True,
-                unit_divisor=1024, file=self._out, leave=True, dynamic_ncols=True,
-            )  # fmt: skip
+            with suppress(OSError):
+                self._bar = tqdm(
+                    total=total or None, desc=f"{name:<10}", unit="B", unit_scale=True,
+                    unit_divisor=1024, file=self._out, leave=True, dynamic_ncols=True,
+                )  # fmt: skip
         try:
             yield self
         finally:
             bar, self._bar = self._bar, None
             if bar is not None:
-                bar.close()
+                with suppress(OSError):
+                    bar.close()
         if not terminal and not self._quiet:
             seconds = time.monotonic() - began
             self._line(f"{name}: {self._figures(seconds)}")
@@ -52,7 +57,8 @@ class Progress:
         """More bytes of the current phase are done. From any thread; cheap."""
         self._bytes += amount
         if self._bar is not None:
-            self._bar.update(amount)
+            with suppress(OSError):
+                self._bar.update(amount)
 
     def note(self, text: str) -> None:
         """A line that only `-v` shows."""
@@ -63,10 +69,11 @@ class Progress:
         self._line(f"warning: {text}")
 
     def _line(self, text: str) -> None:
-        if self._bar is not None:
-            tqdm.write(text, file=self._out)
-        else:
-            print(text, file=self._out, flush=True)
+        with suppress(OSError):
+            if self._bar is not None:
+                tqdm.write(text, file=self._out)
+            else:
+                print(text, file=self._out, flush=True)
 
 
 def human(amount: float) -> str:

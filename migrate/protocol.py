@@ -64,7 +64,12 @@ class Begin(Message):
 
 
 class Prepare(Message):
-    """Make networks and container, call `docker start`, which is held. Answered by `Prepared`."""
+    """Make networks and container, call `docker start`, which is held. Answered by `Prepared`.
+
+    `descriptors`: the links of the container's first three descriptors (migrate/criu.py).
+    """
+
+    descriptors: list[str]
 
 
 class RootfsPass(Message):
@@ -93,7 +98,8 @@ class Restore(Message):
 
 
 class Commit(Message):
-    """From here on the destination owns the container. Answered by `Running`."""
+    """From here on the destination owns the container. Answered by `Running`, as soon as it does,
+    and then by `Done`, when that is on its disk; a `Failed` between the two undoes nothing."""
 
 
 class Abandon(Message):
@@ -222,7 +228,8 @@ def decode_items(payload: bytes) -> list[Item]:
 def _hostile() -> Iterator[None]:
     try:
         yield
-    except msgspec.DecodeError as problem:  # ValidationError is one, too
+    # ValidationError is a DecodeError, but text that is no UTF-8 is none.
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise StreamCorrupt(f"the other side sent something unknown: {problem}") from problem
 
 

@@ -6,16 +6,27 @@ of its arrival is the one case that needs the destination (`migrate recover`, in
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 
-from migrate.errors import AgentFailed, Busy
+from migrate.docker_host import DockerHost
+from migrate.errors import AgentFailed, Busy, ContainerNotFound
 from migrate.held_restore import supervisor_is_done
-from migrate.journal import COMMIT_SENT, CONFIRMED, DIRECTORY, OWNED, RUNNING, Journal, find
+from migrate.journal import (
+    COMMIT_SENT,
+    CONFIRMED,
+    DIRECTORY,
+    OWNED,
+    RUNNING,
+    Journal,
+    find,
+    restarts,
+)
 from migrate.protocol import SESSION, Outcome
 from migrate.runtime import RAN
 from migrate.source_end import end_source_copy
-from migrate.undo import RemoveContainer, RestoreRestartPolicy, Unmount, undo
+from migrate.undo import RemoveContainer, RenameBack, Unmount
 from transport.errors import StreamCorrupt
 
 SUPERVISOR_PATIENCE = 60.0
@@ -78,10 +89,15 @@ def _came_to_run(journal: Journal) -> bool:
 
 
 def _settle(journal: Journal) -> None:
-    """The container is ours: do what its agent had left to do."""
+    """The container is ours: do what its agent had left to do (Destination.settle)."""
+    docker = DockerHost()
+    if restarts(journal.header.policy):
+        with contextlib.suppress(ContainerNotFound):  # it may have ended since, and been --rm
+            docker.set_restart_policy(_container(journal), journal.header.policy)
     for step in journal.steps:
-        if isinstance(step, RestoreRestartPolicy | Unmount):
-            undo(step)
+        if isinstance(step, RenameBack):  # the stopped one that --force has replaced
+            docker.remove(step.container)
+    journal.tidy()
 
 
 def outcome(session: str, directory: Path = DIRECTORY) -> Outcome:
@@ -108,4 +124,5 @@ def outcome(session: str, directory: Path = DIRECTORY) -> Outcome:
 
 def forget(session: str, directory: Path = DIRECTORY) -> None:
     """The source has ended its copy: nobody will ask for this session again."""
-    Journal.reopen(find(session, "destination", directory)).close(finished=True)
+    with contextlib.suppress(FileNotFoundError):  # somebody was faster
+        Journal.reopen(find(session, "destination", directory)).close(finished=True)

@@ -36,21 +36,19 @@ def recover_all() -> tuple[list[str], list[Failure]]:
 def recover_source(session: str) -> str:
     """Recover a session that this host was the source of; asks the destination when need be."""
     journal = Journal.reopen(find(session, "source"))
-    sent = COMMIT_SENT in journal.phases
-    if CONFIRMED in journal.phases:
-        # First what is surely right, whether or not the destination can be reached.
-        end_source_copy(journal)
-        journal.tidy()
-    if not sent:
-        journal.close(finished=False)
-        return recover_local(session, "source")
     finished = False
     try:
-        said = _ask(journal)
-        finished = True
-        return said
+        if CONFIRMED in journal.phases:
+            # First what is surely right, whether or not the destination can be reached.
+            end_source_copy(journal)
+            journal.tidy()
+        if COMMIT_SENT in journal.phases:
+            said = _ask(journal)
+            finished = True
+            return said
     finally:
         journal.close(finished=finished)
+    return recover_local(session, "source")
 
 
 def _ask(journal: Journal) -> str:

@@ -11,6 +11,7 @@ An agent that goes away before `commit` ends the restore; without an agent nothi
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from migrate.criu_log import criu_reason
-from migrate.runtime import RAN, STAGES, Call, Pending, log_line
+from migrate.runtime import DESCRIPTORS, HOLDS, RAN, Call, Pending, log_line, search_path
 
 PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
 DOOMED = "the restore was given up"
@@ -48,6 +49,7 @@ class Supervisor:
         self.create_fd: int | None = create_fd
         self.holds: dict[str, IO[str]] = {}
         self.agent: socket.socket | None = None
+        self.steered = False  # by an agent, even when it is gone: nothing may run without its word
         self.child: subprocess.Popen[bytes] | None = None
         self.selector = selectors.DefaultSelector()
         self.words: list[str] = []  # what was heard and not yet taken
@@ -135,32 +137,40 @@ class Supervisor:
     def open_gates(self) -> None:
         self.said = os.open(self.directory / "said", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self.selector.register(self.said, selectors.EVENT_READ, "said")
-        for stage in (*STAGES, "start"):
+        for stage in HOLDS:
             hold = (self.directory / f"hold.{stage}").open("w")
             fcntl.flock(hold, fcntl.LOCK_EX)
             self.holds[stage] = hold
         if (self.directory / "agent.sock").exists():
             self.agent = socket.socket(socket.AF_UNIX)
             self.agent.connect(str(self.directory / "agent.sock"))
+            self.steered = True
             self.selector.register(self.agent, selectors.EVENT_READ, "agent")
 
     def release(self, stage: str, ok: bool = True) -> None:
-        if ok:
-            (self.directory / f"ok.{stage}").touch()
+        """Let whoever waits at a gate go on, `ok`, or fail. The word is in the file that is locked:
+        whoever has it open reads it even when the directory is gone."""
         if stage in self.holds:
-            self.holds.pop(stage).close()
+            with self.holds.pop(stage) as hold:
+                hold.write("ok\n" if ok else "")
 
     # -- the restore ---------------------------------------------------------------------------
 
-    def start_restore(self) -> None:
-        """Start `runc restore` with the stdio of the container, which `create` was given."""
+    def start_restore(self, *, held: bool) -> None:
+        """Start `runc restore` with the stdio of the container, which `create` was given.
+
+        `held`: CRIU itself waits until the images are complete (migrate/runtime.py, WARM_CRIU).
+        """
+        path = search_path()
+        if held:
+            path = f"{self.directory}/bin:{path}"
         argv = [
             os.environ.get("MIGRATE_RUNC", "runc"), *self.call.globals, "restore", "--detach",
             "--image-path", self.pending.images, "--work-path", self.pending.work,
             "--bundle", self.call.options["--bundle"], "--pid-file", str(self.directory / "pid"),
             "--manage-cgroups-mode", "soft", "--empty-ns", "network", self.call.container,
         ]  # fmt: skip
-        self.child = subprocess.Popen(argv)
+        self.child = subprocess.Popen(argv, env={**os.environ, "PATH": path})
         self.child_fd = os.pidfd_open(self.child.pid)
         self.selector.register(self.child_fd, selectors.EVENT_READ, "child")
         # The container's pipes belong to the container alone.
@@ -185,9 +195,15 @@ class Supervisor:
         try:
             self.open_gates()
             self.tell("created", rootfs=self.rootfs)
-            if self.agent:
+            # What runc reads of the images before it starts CRIU is this one file.
+            held = self.steered and Path(self.pending.images, DESCRIPTORS).exists()
+            if held:
+                self.start_restore(held=True)
+            if self.steered:
                 self.wait_for("restore", self.pending.images_timeout)
-            self.start_restore()
+            if not held:
+                self.start_restore(held=False)
+            self.release("criu")
             pid = self.wait_for("setup-namespaces", self.pending.restore_timeout).split()[1]
             self.tell("namespaces", pid=int(pid))
             self.answer_create(f"pid {pid}")
@@ -196,20 +212,22 @@ class Supervisor:
             self.release("setup-namespaces")
             self.wait_for("post-restore", self.pending.restore_timeout)
             self.tell("ready", pid=int(pid))
-            if self.agent:
+            if self.steered:
                 self.wait_for("commit", self.pending.commit_timeout)
             self.committed = True
             self.release("post-restore")
             self.await_running()
             Path(self.pending.work, RAN).touch()
+            # Before the agent hears of it: after its word the source ends its copy, and Docker
+            # would still end this one if `start` failed.
+            self.release("start")
             self.tell("running", pid=int(pid))
         except GaveUp as why:
             self.give_up(str(why))
             return 1
-        except (OSError, ValueError, AssertionError) as problem:
+        except Exception as problem:  # noqa: BLE001 - whatever it is, nothing of the restore may stay
             self.give_up(f"the restore's supervisor failed: {problem!r}")
             return 1
-        self.release("start")
         shutil.rmtree(self.directory, ignore_errors=True)
         return 0
 
@@ -222,8 +240,10 @@ class Supervisor:
 
     def give_up(self, reason: str) -> None:
         """End the restore: no process, mount or runc state is left; then say why."""
-        for stage in STAGES:
-            self.release(stage, ok=False)
+        Path(self.pending.work, RAN).unlink(missing_ok=True)
+        for stage in HOLDS:
+            if stage != "start":
+                self.release(stage, ok=False)
         if self.child and self.child.poll() is None:
             # The refused gate makes CRIU undo its work; a CRIU that hangs is not waited for long.
             try:
@@ -231,8 +251,12 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 self.child.kill()
         kill_descendants()
-        self.remove_runc_state()
-        (self.directory / "failed.json").write_text(log_line(reason) + "\n")
+        # None of these may keep us from saying why: runc may hang, the disk be full, `abort` have
+        # removed the directory.
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            self.remove_runc_state()
+        with contextlib.suppress(OSError):
+            (self.directory / "failed.json").write_text(log_line(reason) + "\n")
         self.tell("failed", reason=reason)
         try:
             self.answer_create(f"error {reason}")

@@ -7,12 +7,12 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from migrate.agent_link import AgentLink
-from migrate.criu import LOG, Dumper
+from migrate.criu import LOG, Dumper, descriptors
 from migrate.criu_log import interesting_lines
 from migrate.docker_host import DockerHost
 from migrate.errors import AgentFailed, OutcomeUnknown, Unsupported
@@ -23,7 +23,7 @@ from migrate.host_findings import findings
 from migrate.host_setup import make_state_dirs
 from migrate.image_stream import ImageSender
 from migrate.interrupts import Interrupts
-from migrate.journal import Header, Journal
+from migrate.journal import CONFIRMED, Header, Journal, restarts
 from migrate.progress import Progress
 from migrate.protocol import (
     IMAGE_PIECE,
@@ -48,7 +48,7 @@ from migrate.run import run
 from migrate.source_end import end_source_copy
 from migrate.source_view import SourceView, look, open_connections
 from migrate.summary import Summary
-from migrate.undo import Unmount
+from migrate.undo import RestoreRestartPolicy, Unmount
 from transport.errors import ConnectionLost, Failure
 
 RUN = Path("/run/migrate")
@@ -60,6 +60,7 @@ MAX_PASSES = 3
 PIECE = 1 << 20
 ANSWER = 120.0  # seconds for an answer that takes the other side little work
 IMAGE_LOAD = 1800.0
+SETTLED = 180.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Migration:
         self.guard: Guard | None = None
         self.frozen: FrozenPart | None = None
         self.link: AgentLink | None = None
+        self._announced = False  # whether the destination knows of the session
         self._base = RUN / "sessions" / f"{self.session}-source"
 
     def run(self) -> Summary:
@@ -115,6 +117,7 @@ class Migration:
             greeting = self.link.greet()
             self.journal = self._begin_journal(view)
             self.guard = Guard.start(self.session, "source")
+            self._announced = True
             welcome = call(
                 self.link.channel,
                 Begin(
@@ -134,9 +137,10 @@ class Migration:
         if welcome.save:
             self._send_image(welcome.save, view)
         with self._timed("prepare"):
-            prepared = call(self.link.channel, Prepare(), Prepared, ANSWER)
+            streams = descriptors(view.target.pid)
+            prepared = call(self.link.channel, Prepare(descriptors=streams), Prepared, ANSWER)
             self.summary.new_id = prepared.container
-            dumper = self._prepare_dump(stack, view)
+            dumper = self._prepare_dump(stack, view, streams)
         sender = Sender(view.upper, skip=kept_paths(view.spec))
         self._pre_copy(sender)
         self._freeze(view, dumper, sender, interrupts)
@@ -189,7 +193,7 @@ class Migration:
             expect(self.link.channel, Done, IMAGE_LOAD)
         self.summary.image_sent = True
 
-    def _prepare_dump(self, stack: ExitStack, view: SourceView) -> Dumper:
+    def _prepare_dump(self, stack: ExitStack, view: SourceView, streams: list[str]) -> Dumper:
         """A private tmpfs for the images (they hold the container's memory), and CRIU, waiting."""
         assert self.journal
         self.journal.push(Unmount(str(self._base)))
@@ -200,8 +204,9 @@ class Migration:
         for name in ("images", "work"):
             (self._base / name).mkdir()
         dumper = Dumper(
-            view.target, self._base / "images", self._base / "work", tcp=self.options.tcp
-        )
+            view.target, self._base / "images", self._base / "work", tcp=self.options.tcp,
+            descriptors=streams,
+        )  # fmt: skip
         stack.callback(dumper.close)
         dumper.start()
         return dumper
@@ -258,6 +263,7 @@ class Migration:
     ) -> None:
         assert self.link
         assert self.journal
+        self._end_restarts(view)
         images = ImageSender(self.link.channel, self._base / "images", self.progress.advance)
         self.frozen = FrozenPart(
             view, self.journal, self.link.channel, dumper, images,
@@ -272,56 +278,77 @@ class Migration:
         if self.frozen.ready:
             self.summary.details.update(self.frozen.ready.timing)
 
+    def _end_restarts(self, view: SourceView) -> None:
+        """While nobody knows who owns it, a reboot of this host must not start it here afresh."""
+        assert self.journal
+        if restarts(view.spec.restart_policy):
+            step = RestoreRestartPolicy(view.spec.source_id, view.spec.restart_policy)
+            self.journal.push(step)
+            self.docker.set_restart_policy(view.spec.source_id, {"Name": "no"})
+
     def _confirm(self) -> None:
         """The destination runs it: end our copy, forget the session on both sides."""
         assert self.link
         assert self.journal
         assert self.frozen
+        try:
+            expect(self.link.channel, Done, SETTLED)  # on its disk: no power cut can undo it there
+        except Failure as failure:
+            if not failure.reported:
+                raise
+            self.progress.warn(f"it runs at the destination, but: {failure.message}")
+        self.journal.phase(CONFIRMED)
         end_source_copy(self.journal)
         self.summary.source_copy = "kept, stopped" if self.journal.header.keep else "removed"
         self.summary.sent = self.link.channel.sent_wire
+        self._log_criu()
+        self.journal.tidy()
         try:
             call(self.link.channel, Finish(), Done, ANSWER)
         except ConnectionLost as lost:
-            self.progress.warn(f"{lost.message}; `migrate recover` there tidies up")
-        self._log_criu()
-        self.journal.tidy()
-        self._close(finished=True)
+            # Our guard, or `migrate recover`, tells it later that it can forget the session.
+            self.progress.warn(f"{self.options.host} could not be told that all is done: {lost}")
+            self._close(finished=False)
+        else:
+            self._close(finished=True)
 
     # -- when it fails -----------------------------------------------------------------------------
 
     def _roll_back(self, failure: BaseException) -> None:
-        """Undo everything on both sides, or, when nobody knows who owns it, find that out."""
-        if self.frozen and "restored" in self.frozen.marks and "running" not in self.frozen.marks:
-            if isinstance(failure, ConnectionLost):
+        """Undo everything on both sides, or, when nobody knows who owns it, leave it frozen."""
+        marks = self.frozen.marks if self.frozen else {}
+        if "commit" in marks:
+            # Only the destination's own word that it has undone everything is good enough now.
+            undone = isinstance(failure, Failure) and failure.reported and "running" not in marks
+            if not undone:
                 self._unsure(failure)
                 return
-        elif self.frozen and "running" in self.frozen.marks:
-            # It runs there; only our own tidying failed. `migrate recover` goes on with it.
-            self._keep_journal()
-            return
-        logs = self._keep_logs(failure)
+        logs = None
+        with suppress(OSError):  # a full disk: to undo is more important
+            logs = self._keep_logs(failure)
+        # First here: the destination cannot run it without our `Commit`, and may take long.
+        failed = self.journal.rollback() if self.journal else []
+        self._close(finished=not failed)
         if self.link and not isinstance(failure, ConnectionLost):
             self._abandon(failure)
-        if self.journal:
-            failed = self.journal.rollback()
-            self._close(finished=not failed)
-            if failed:
-                raise AgentFailed(
-                    "the migration failed, and not everything could be undone: "
-                    + "; ".join(failed),
-                    "`migrate recover` tries it again",
-                ) from failure
+        if failed:
+            raise AgentFailed(
+                "the migration failed, and not everything could be undone: " + "; ".join(failed),
+                "`migrate recover` tries it again",
+            ) from failure
         if logs and isinstance(failure, Failure):
             failure.logs = str(logs)
 
-    def _unsure(self, lost: ConnectionLost) -> None:
-        """The link broke between commit and its answer."""
-        self._keep_journal()
-        raise OutcomeUnknown(
-            f"the link broke at the moment of commit: {lost.message}; the container here stays "
-            "frozen until it is known who owns it"
-        ) from lost
+    def _unsure(self, failure: BaseException) -> None:
+        """It failed after `Commit`: between that and its answer, or while we ended our copy."""
+        known = self.journal is None or CONFIRMED in self.journal.phases
+        self._keep_journal()  # the guard goes on with it, or `migrate recover`
+        if not known:
+            what = failure.message if isinstance(failure, Failure) else repr(failure)
+            raise OutcomeUnknown(
+                f"it failed at the moment of commit: {what}; the container here stays "
+                "frozen until it is known who owns it"
+            ) from failure
 
     def _keep_journal(self) -> None:
         self._close(finished=False)
@@ -329,7 +356,7 @@ class Migration:
     def _abandon(self, failure: BaseException) -> None:
         """Tell the destination to undo; one that failed itself has done so already."""
         assert self.link
-        if isinstance(failure, Failure) and failure.reported:
+        if not self._announced or (isinstance(failure, Failure) and failure.reported):
             return
         try:
             call(self.link.channel, Abandon(), Done, ANSWER)
@@ -383,6 +410,7 @@ class Migration:
 
 def sweep_logs(keep: int = 20) -> None:
     """Forget the logs of all but the last failed migrations."""
-    kept = sorted(LOGS.glob("*"), key=lambda path: path.stat().st_mtime)
-    for old in kept[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):  # another migration sweeps at the same time
+        kept = sorted(LOGS.glob("*"), key=lambda path: path.stat().st_mtime)
+        for old in kept[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from pathlib import Path
 
 from migrate.docker_host import DockerHost
-from migrate.errors import Busy, ContainerNotFound
+from migrate.errors import ContainerNotFound
 from migrate.journal import Journal
-from migrate.undo import thaw
+from migrate.undo import remove_container, thaw
 
 
 def kill_frozen(freezer: str) -> int:
@@ -50,17 +49,4 @@ def end_source_copy(journal: Journal) -> None:
         if keep:
             docker.kill(container)
     if not keep:
-        _remove(docker, container)
-
-
-def _remove(docker: DockerHost, container: str, timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            docker.remove(container, force=True)
-        except Busy:  # it is being removed already: `docker run --rm`
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return
+        remove_container(docker, container)

@@ -134,6 +134,7 @@ def open_connections(pid: int) -> int:
         for line in lines:
             local, state = line.split()[1].partition(":")[0], line.split()[3]
             # Addresses are words in host byte order: 127.x ends in 7F, ::1 in 01000000.
-            loopback = local.endswith("7F") or local == "0" * 24 + "01000000"
+            ipv4 = local.removeprefix("0" * 16 + "FFFF0000")
+            loopback = (len(ipv4) == 8 and ipv4[6:] == "7F") or local == "0" * 24 + "01000000"
             count += state == "01" and not loopback
     return count

@@ -22,7 +22,7 @@ import msgspec
 from migrate import netlock
 from migrate.container_spec import RUNTIME
 from migrate.docker_host import DockerHost
-from migrate.errors import ContainerNotFound
+from migrate.errors import Busy, ContainerNotFound
 from migrate.run import run
 from migrate.runtime import abort
 
@@ -88,7 +88,10 @@ class RestoreRestartPolicy(msgspec.Struct, frozen=True, tag="restart-policy"):
     policy: dict[str, str | int]
 
 
-class KillProcess(msgspec.Struct, frozen=True, tag="kill-process"):
+class EndDump(msgspec.Struct, frozen=True, tag="end-dump"):
+    """Wait for a CRIU that dumps: at its end it freezes what it found frozen, so a thaw before
+    that would be lost. `start_time`: of its process `pid`."""
+
     pid: int
     start_time: int
 
@@ -105,7 +108,7 @@ Step = (
     | RemoveNetwork
     | EndPending
     | RestoreRestartPolicy
-    | KillProcess
+    | EndDump
 )
 
 
@@ -133,7 +136,7 @@ def undo(step: Step) -> None:
                 run(["umount", "--lazy", path])
             shutil.rmtree(path, ignore_errors=True)
         case RemoveContainer(container):
-            DockerHost().remove(container, force=True, volumes=True)
+            remove_container(DockerHost(), container, volumes=True)
         case RemoveUnborn(name, since):
             _remove_unborn(name, since)
         case RemoveImage(layers):
@@ -148,9 +151,26 @@ def undo(step: Step) -> None:
         case RestoreRestartPolicy(container, policy):
             with contextlib.suppress(ContainerNotFound):
                 DockerHost().set_restart_policy(container, policy)
-        case KillProcess(pid, started):
-            if start_time(pid) == started:
+        case EndDump(pid, started):
+            _end_dump(pid, started)
+
+
+def _end_dump(pid: int, started: int, patience: float = 60.0) -> None:
+    """Killed only when it hangs: then it leaves its own lock of the network (netlock.unlock)."""
+    deadline = time.monotonic() + patience
+    while start_time(pid) == started and not _is_zombie(pid):
+        if time.monotonic() > deadline:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+            deadline += 5.0
+        time.sleep(0.01)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def thaw(freezer: str) -> None:
@@ -180,6 +200,23 @@ def freeze(freezer: str, timeout: float = 10.0) -> bool:
     return False
 
 
+def remove_container(
+    docker: DockerHost, container: str, *, volumes: bool = False, timeout: float = 20.0
+) -> None:
+    """Remove a container, running or not, and wait for a removal that is under way already: that of
+    `docker run --rm`, which Docker does itself as soon as it has ended."""
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            docker.remove(container, force=True, volumes=volumes)
+        except Busy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
 def _remove_unborn(name: str, since: float) -> None:
     docker = DockerHost()
     try:
@@ -188,7 +225,7 @@ def _remove_unborn(name: str, since: float) -> None:
         return
     ours = found["HostConfig"].get("Runtime") == RUNTIME and found["State"]["Status"] == "created"
     if ours and created_at(found) >= since - 1:
-        docker.remove(found["Id"], force=True, volumes=True)
+        remove_container(docker, found["Id"], volumes=True)
 
 
 def created_at(inspected: Mapping[str, Any]) -> float:

@@ -1,0 +1,274 @@
+"""migrate.agent: who hears what, and what is undone, when something fails at each step."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from migrate import agent as agent_module
+from migrate.agent import Agent
+from migrate.destination import Destination
+from migrate.errors import AgentFailed, DockerUnavailable, NoSpace, RestoreFailed
+from migrate.host_facts import HostFacts
+from migrate.protocol import (
+    MESSAGE,
+    PROTOCOL_VERSION,
+    ROOTFS_ITEMS,
+    Abandon,
+    AskOutcome,
+    Commit,
+    Done,
+    Finish,
+    Greeting,
+    Hello,
+    Message,
+    Outcome,
+    Prepare,
+    Prepared,
+    Ready,
+    Restore,
+    RootfsPass,
+    Running,
+    call,
+    expect,
+    send,
+)
+from tests.unit.migrate.memory_channel import MemoryChannel, pair
+from transport.errors import ConnectionLost, StreamCorrupt
+
+FACTS = HostFacts(
+    kernel="6.12", arch="x86_64", cpu_model="", cpu_flags=(), kernel_options=None, criu_path=None,
+    criu_version=None, pycriu=False, pycriu_reason="", docker=None, docker_reason="",
+    runc_version=None, nft=True, iptables=True, runtime_path=None, runtime_runs=False,
+    free_memory=None, free_disk=None, boot_id="", tool_version="", wall_clock=0.0,
+)  # fmt: skip
+
+
+class Fake(Destination):
+    """A destination that notes what is asked of it, and fails where it is told to."""
+
+    def __init__(self, facts: Any) -> None:
+        self.committed = self.running = self.remains = False
+        self.begun: Any = "begun"
+        self.log: list[str] = []
+        self.fail: dict[str, Exception] = {}
+
+    def _do(self, name: str) -> None:
+        self.log.append(name)
+        if name in self.fail:
+            raise self.fail[name]
+
+    def prepare(self) -> Prepared:
+        self._do("prepare")
+        return Prepared(container="new", seconds=0.0)
+
+    def restore(self, message: Restore) -> Ready:
+        self._do("restore")
+        return Ready(timing={})
+
+    def commit(self) -> Running:
+        self.committed = True
+        self._do("commit")
+        self.running = True
+        return Running(container="new", timing={})
+
+    def settle(self) -> None:
+        self._do("settle")
+
+    def finish(self) -> None:
+        self._do("finish")
+
+    def rootfs_items(self, payload: bytes) -> None:
+        self._do("items")
+
+    def log_lines(self) -> str:
+        return "the log"
+
+    def rollback(self) -> None:
+        if self.running:
+            raise AgentFailed("it runs")
+        self._do("rollback")
+
+
+class Served:
+    def __init__(self) -> None:
+        self.channel, far = pair()
+        self.far: MemoryChannel = far
+        self.agent = Agent(far, "peer")
+        assert isinstance(self.agent.destination, Fake)
+        self.destination: Fake = self.agent.destination
+        self.code: int | None = None
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        call(self.channel, Hello(protocol=PROTOCOL_VERSION, version="x"), Greeting, 5.0)
+
+    def _serve(self) -> None:
+        self.code = self.agent.serve()
+        self.far.close()
+
+    def ends(self) -> int | None:
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        return self.code
+
+    def up_to_ready(self) -> None:
+        call(self.channel, Prepare(), Prepared, 5.0)
+        call(self.channel, Restore(files=0), Ready, 5.0)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.setattr(agent_module, "Destination", Fake)
+    monkeypatch.setattr(agent_module, "facts", lambda: FACTS)
+    served = Served()
+    yield served
+    served.channel.close()
+    served.ends()
+
+
+def test_all_goes_well(served: Served) -> None:
+    served.up_to_ready()
+    call(served.channel, Commit(), Running, 5.0)
+    expect(served.channel, Done, 5.0)
+    call(served.channel, Finish(), Done, 5.0)
+    assert served.ends() == 0
+    assert served.destination.log == ["prepare", "restore", "commit", "settle", "finish"]
+
+
+def test_before_commit_a_failure_is_undone_and_then_said(served: Served) -> None:
+    served.destination.fail["restore"] = RestoreFailed("no luck", "try")
+    with pytest.raises(RestoreFailed, match="no luck") as caught:
+        served.up_to_ready()
+    assert caught.value.remote_log == "the log"
+    assert served.destination.log[-1] == "rollback"
+
+
+def test_content_after_a_failure_is_dropped_and_said_once(served: Served) -> None:
+    served.destination.fail["items"] = NoSpace("full")
+    for _ in range(3):
+        served.channel.send(ROOTFS_ITEMS, b"")
+    send(served.channel, RootfsPass())
+    with pytest.raises(NoSpace):
+        expect(served.channel, Done, 5.0)
+    served.channel.close()
+    served.ends()
+    assert served.channel.inbox.get().__class__ is ConnectionLost  # and nothing else
+    assert served.destination.log.count("items") == 1
+
+
+def test_a_bug_is_said_too(served: Served) -> None:
+    served.destination.fail["prepare"] = ZeroDivisionError("oops")
+    with pytest.raises(AgentFailed, match="oops"):
+        call(served.channel, Prepare(), Prepared, 5.0)
+    assert served.destination.log[-1] == "rollback"
+
+
+def test_a_commit_that_failed_and_was_undone_is_said(served: Served) -> None:
+    served.up_to_ready()
+    served.destination.fail["commit"] = RestoreFailed("no luck")
+    with pytest.raises(RestoreFailed):
+        call(served.channel, Commit(), Running, 5.0)
+    assert served.destination.log[-1] == "rollback"
+
+
+def test_a_commit_that_failed_and_may_run_gets_no_answer(served: Served) -> None:
+    # On `Failed` the source lets its copy run again.
+    served.up_to_ready()
+    served.destination.fail["commit"] = RestoreFailed("no luck")
+    served.destination.fail["rollback"] = AgentFailed("the container cannot be removed")
+    served.destination.remains = True
+    with pytest.raises(ConnectionLost):
+        call(served.channel, Commit(), Running, 5.0)
+    assert served.ends() == 0
+
+
+@pytest.mark.parametrize("failure", [DockerUnavailable("down"), OSError("busy")])
+def test_what_runs_is_not_undone_when_the_tidying_fails(served: Served, failure: Exception) -> None:
+    served.up_to_ready()
+    served.destination.fail["settle"] = failure
+    call(served.channel, Commit(), Running, 5.0)
+    with pytest.raises((DockerUnavailable, AgentFailed)):
+        expect(served.channel, Done, 5.0)
+    call(served.channel, Finish(), Done, 5.0)
+    assert served.ends() == 0
+    assert "rollback" not in served.destination.log
+    assert served.destination.log[-1] == "finish"
+
+
+@pytest.mark.parametrize("last", [Abandon(), Prepare()], ids=["abandon", "failure"])
+def test_what_runs_stays_whatever_the_source_says(served: Served, last: Message) -> None:
+    served.up_to_ready()
+    call(served.channel, Commit(), Running, 5.0)
+    expect(served.channel, Done, 5.0)
+    served.destination.fail["prepare"] = StreamCorrupt("out of turn")
+    with pytest.raises((AgentFailed, StreamCorrupt)):
+        call(served.channel, last, Done, 5.0)
+    served.channel.close()
+    assert served.ends() is not None
+    assert "rollback" not in served.destination.log
+
+
+def lose(served: Served) -> None:
+    served.channel.close()
+
+
+def garble(served: Served) -> None:
+    served.far.inbox.put(StreamCorrupt("not a frame"))
+
+
+@pytest.mark.parametrize("how", [lose, garble])
+@pytest.mark.parametrize("committed", [False, True])
+def test_the_end_of_the_stream_undoes_what_does_not_run(
+    served: Served, how: Callable[[Served], None], committed: bool
+) -> None:
+    served.up_to_ready()
+    if committed:
+        call(served.channel, Commit(), Running, 5.0)
+        expect(served.channel, Done, 5.0)
+    how(served)
+    served.ends()
+    assert ("rollback" in served.destination.log) == (not committed)
+
+
+def test_abandon_undoes_and_ends(served: Served) -> None:
+    call(served.channel, Prepare(), Prepared, 5.0)
+    call(served.channel, Abandon(), Done, 5.0)
+    assert served.ends() == 0
+    assert served.destination.log == ["prepare", "rollback"]
+
+
+def test_noise_is_refused(served: Served) -> None:
+    served.channel.send(MESSAGE, b"\xff\x00noise")
+    with pytest.raises(StreamCorrupt):
+        expect(served.channel, Done, 5.0)
+
+
+def test_only_an_answer_of_ours_is_forgotten(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forgotten: list[str] = []
+    monkeypatch.setattr(agent_module, "outcome", lambda s: Outcome(owner="destination"))
+    monkeypatch.setattr(agent_module, "forget", forgotten.append)
+    call(served.channel, AskOutcome(session="a" * 16), Outcome, 5.0)
+    call(served.channel, Finish(), Done, 5.0)
+    assert served.ends() == 0
+    assert forgotten == ["a" * 16]
+    assert served.destination.log == []
+
+
+def test_another_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_module, "Destination", Fake)
+    monkeypatch.setattr(agent_module, "facts", lambda: FACTS)
+    channel, far = pair()
+    agent = Agent(far, "peer")
+    send(channel, Hello(protocol=PROTOCOL_VERSION + 1, version="9"))
+    send(channel, Prepare())
+    channel.close()
+    agent.serve()
+    with pytest.raises(AgentFailed.__base__, match="protocol"):  # type: ignore[arg-type]
+        expect(channel, Greeting, 1.0)
+    assert isinstance(agent.destination, Fake)
+    assert "prepare" not in agent.destination.log

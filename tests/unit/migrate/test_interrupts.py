@@ -1,0 +1,58 @@
+"""migrate.interrupts: one orderly end before commit, deaf afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import pytest
+
+from migrate.errors import Interrupted
+from migrate.interrupts import SIGNALS, Interrupts
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_is_an_orderly_end_and_only_one(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Interrupts():
+        with pytest.raises(Interrupted, match=number.name) as caught:
+            os.kill(os.getpid(), number)
+        assert caught.value.exit_code == 130
+        for other in SIGNALS:  # the undoing is not interrupted
+            os.kill(os.getpid(), other)
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_after_hold_nothing_is_heard(number: signal.Signals) -> None:
+    with Interrupts() as interrupts:
+        interrupts.hold()
+        os.kill(os.getpid(), number)
+
+
+def test_a_sleep_is_woken_up() -> None:
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with Interrupts(), pytest.raises(Interrupted):
+        threading.Event().wait(20)
+
+
+def test_the_handlers_come_back_after_a_failure() -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
+    with pytest.raises(ValueError, match="no"), Interrupts():
+        raise ValueError("no")
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_other_threads_leave_signals_alone() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen: list[object] = []
+
+    def body() -> None:
+        with Interrupts():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -1,0 +1,185 @@
+"""migrate.runtime and bin/migrate-runc: what goes on to runc, and what does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migrate.runtime import CREATE_OPTIONS, Call, Pending, abort, fail, parse_call, prepare
+from tests.unit.migrate.runc_lab import ID, RuncLab, is_fifo
+
+OTHER = "beef" * 16
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[RuncLab]:
+    lab = RuncLab(tmp_path)
+    yield lab
+    lab.end()
+
+
+# -- the script: everything goes on to runc unchanged ---------------------------------------------
+
+CALLS = [
+    (),
+    ("--version",),
+    ("",),
+    ("--root", "/run/x", "state", OTHER),
+    ("create", "--bundle", "/b", "--pid-file", "/p", OTHER),
+    ("start", OTHER),
+    ("kill", "--all", OTHER, "9"),
+    ("delete", "--force", OTHER),
+    ("exec", "--env", "A=two words", OTHER, "sh", "-c", "echo '*' \"$HOME\"\n", ""),
+    ("create", "../" + ID),
+    ("events", "start"),
+    ("*", "?", "~", "$(false)", "--", "-"),
+]
+
+
+@pytest.mark.parametrize("words", CALLS)
+@pytest.mark.parametrize("pending", [False, True])
+def test_a_call_for_nothing_pending_goes_on_as_it_is(
+    lab: RuncLab, words: tuple[str, ...], pending: bool
+) -> None:
+    if pending:
+        lab.expect_restore()
+    lab.env["FAKE_EXIT"] = "42"
+    assert lab.code(lab.call(*words)) == 42
+    assert lab.seen() == [list(words)]
+    assert lab.directory.exists() == pending
+
+
+@pytest.mark.parametrize("verb", ["state", "exec", "events", "pause", "update", "ps"])
+def test_other_verbs_of_a_pending_container_go_on_too(lab: RuncLab, verb: str) -> None:
+    lab.expect_restore()
+    assert lab.code(lab.verb(verb)) == 0
+    assert lab.seen()[0][-2:] == [verb, ID]
+    assert lab.directory.exists()
+
+
+@pytest.mark.parametrize("verb", ["kill", "delete"])
+def test_killing_before_create_forgets_the_restore_and_goes_on(lab: RuncLab, verb: str) -> None:
+    lab.expect_restore()
+    lab.env["FAKE_EXIT"] = "3"
+    assert lab.code(lab.verb(verb, "--force")) == 3
+    assert not lab.directory.exists()
+    assert lab.seen()[0][-3:] == [verb, "--force", ID]
+
+
+def test_start_without_create_fails_and_does_not_hang(lab: RuncLab) -> None:
+    lab.expect_restore()
+    assert lab.code(lab.verb("start")) != 0
+    assert lab.seen() == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"images": "/x"}'])
+def test_a_broken_pending_restore_is_said(lab: RuncLab, text: str) -> None:
+    lab.expect_restore()
+    (lab.directory / "pending.json").write_text(text)
+    assert lab.code(lab.create()) == 1
+    assert "is broken" in lab.said()
+    assert any("is broken" in message for message in lab.logged())
+    assert lab.seen() == []
+
+
+# -- the pieces -----------------------------------------------------------------------------------
+
+words = st.text(st.characters(codec="ascii", min_codepoint=33), min_size=1).filter(
+    lambda word: not word.startswith("-") and word not in ("create", "=")
+)
+
+
+@given(
+    before=st.lists(st.tuples(st.sampled_from(["--root", "--log", "--log-format"]), words)),
+    options=st.dictionaries(st.sampled_from(sorted(CREATE_OPTIONS - {"-b"})), words),
+    joined=st.booleans(),
+    flags=st.lists(st.sampled_from(["--no-pivot", "--no-new-keyring"])),
+)
+def test_every_option_is_found_however_it_is_written(
+    before: list[tuple[str, str]], options: dict[str, str], joined: bool, flags: list[str]
+) -> None:
+    globals_ = [word for pair in before for word in pair]
+    given_ = [
+        word
+        for name, value in options.items()
+        for word in ([f"{name}={value}"] if joined else [name, value])
+    ]
+    call = parse_call([*globals_, "create", *flags, *given_, ID], "create", ID)
+    assert call.globals == globals_
+    assert call.options == options
+    logs = [value for name, value in before if name == "--log"]
+    assert call.log == (logs[-1] if logs else None)
+
+
+def test_the_short_name_of_bundle_and_a_joined_log() -> None:
+    call = parse_call(["--log=/l", "create", "-b", "/bundle", ID], "create", ID)
+    assert call == Call(["--log=/l"], {"--bundle": "/bundle"}, "/l", ID)
+    assert parse_call(["create", "--bundle"], "create", ID).options == {"--bundle": ""}
+
+
+def test_prepare_lays_out_the_gates_and_keeps_the_bundle(tmp_path: Path) -> None:
+    directory, bundle = tmp_path / "pending", tmp_path / "bundle"
+    directory.mkdir()
+    bundle.mkdir()
+    config = bundle / "config.json"
+    config.write_text(json.dumps({"root": {"path": "/merged"}, "annotations": {"a": "b"}}))
+    config.chmod(0o640)
+    pending = Pending("/images", "/work", ("tcp-established", "file-locks"), 1, 1, 1)
+    assert prepare(directory, pending, bundle) == "/merged"
+    assert is_fifo(directory / "said")
+    assert {path.name for path in directory.glob("hold.*")} == {
+        "hold.setup-namespaces", "hold.post-restore", "hold.start",
+    }  # fmt: skip
+    conf = (directory / "criu.conf").read_text().splitlines()
+    assert conf == [f"action-script {directory}/gate", "tcp-established", "file-locks"]
+    written = json.loads(config.read_text())
+    assert written == {
+        "root": {"path": "/merged"},
+        "annotations": {"a": "b", "org.criu.config": str(directory / "criu.conf")},
+    }
+    assert config.stat().st_mode & 0o7777 == 0o640
+    assert [path.name for path in bundle.iterdir()] == ["config.json"]
+
+
+def test_a_relative_rootfs_is_in_the_bundle(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"root": {"path": "rootfs"}}')
+    directory = tmp_path / "pending"
+    directory.mkdir()
+    assert prepare(directory, Pending("", "", (), 1, 1, 1), tmp_path) == f"{tmp_path}/rootfs"
+
+
+def test_times_of_a_pending_restore_have_defaults(tmp_path: Path) -> None:
+    text = {"images": "/i", "work": "/w", "commit_timeout": 5}
+    (tmp_path / "pending.json").write_text(json.dumps(text))
+    pending = Pending.read(tmp_path)
+    assert (pending.images, pending.work, pending.criu_options) == ("/i", "/w", ())
+    assert pending.commit_timeout == 5.0
+    assert min(pending.images_timeout, pending.restore_timeout) > 60
+
+
+def test_a_failure_goes_to_the_log_of_the_shim(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "log.json"
+    log.write_text('{"level": "info"}\n')
+    assert fail(Call([], {}, str(log), ID), "no luck") == 1
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert lines[0] == {"level": "info"}
+    assert (lines[1]["level"], lines[1]["msg"]) == ("error", "migrate-runc: no luck")
+    assert capsys.readouterr().err == "migrate-runc: no luck\n"
+
+
+def test_abort_of_what_nobody_holds_ends_at_once(tmp_path: Path) -> None:
+    directory, bundle = tmp_path / "pending", tmp_path / "bundle"
+    directory.mkdir()
+    bundle.mkdir()
+    (bundle / "config.json").write_text('{"root": {"path": "r"}}')
+    prepare(directory, Pending("", "", (), 1, 1, 1), bundle)
+    abort(directory)
+    assert not directory.exists()
+    abort(directory)  # once more is no failure

@@ -1,0 +1,271 @@
+"""migrate.source and migrate.freeze: who is thawed, asked and told when it fails at each moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from migrate import freeze as freeze_module
+from migrate import journal as journal_module
+from migrate import source as source_module
+from migrate.errors import AgentFailed, DumpFailed, Interrupted, OutcomeUnknown, RestoreFailed
+from migrate.freeze import FrozenPart
+from migrate.journal import COMMIT_SENT, CONFIRMED, Header, Journal
+from migrate.progress import Progress
+from migrate.protocol import (
+    Abandon,
+    Done,
+    Ready,
+    Running,
+    decode_request,
+    from_failure,
+    send,
+)
+from migrate.source import Migration, Options
+from migrate.undo import EndDump, Step, Thaw, UnlockNetwork
+from tests.unit.migrate.memory_channel import MemoryChannel, pair
+from transport.errors import ConnectionLost, Failure, StreamCorrupt
+
+
+class World:
+    """A migration that has come to the freeze; `log` has what happens, in order."""
+
+    def __init__(self, top: Path) -> None:
+        self.log: list[str] = []
+        self.channel, self.far = pair()
+        self.migration = Migration(Options("app", "hostb"), Progress(quiet=True))
+        self.migration._announced = True
+        self.migration._base = top / "base"
+        self.journal = Journal.create(
+            Header("a" * 16, "source", "c" * 64, "app", "hostb", 0.0), top / "journal"
+        )
+        self.migration.journal = self.journal
+        link: Any = SimpleNamespace(channel=self.channel)
+        self.migration.link = link
+        view: Any = SimpleNamespace(target=SimpleNamespace(pid=1, freezer="/f"), started=1)
+        self.fail: dict[str, BaseException] = {}
+        dumper: Any = SimpleNamespace(pid=1, dump=self.does("dump"), close=self.does("criu ended"))
+        sender: Any = SimpleNamespace(
+            follow=self.does("follow"), finish=self.does("finish", 7), close=self.does("close")
+        )
+        self.part = FrozenPart(
+            view, self.journal, self.channel, dumper, sender, self.does("final pass")
+        )
+        self.migration.frozen = self.part
+
+    def does(self, name: str, value: Any = None) -> Callable[..., Any]:
+        def body(*_: Any) -> Any:
+            self.log.append(name)
+            if name in self.fail:
+                raise self.fail[name]
+            return value
+
+        return body
+
+    def undo(self, step: Step) -> None:
+        self.log.append(f"undo {type(step).__name__}")
+
+    def answers(self, *messages: Any) -> None:
+        for message in messages:
+            send(self.far, message)
+
+    def run(self) -> None:
+        """The freeze, and what `Migration.run` does when it fails."""
+        try:
+            self.part.run(before_commit=self.does("no way back"))
+        except BaseException as failure:
+            self.migration._roll_back(failure)
+            raise
+
+    def told(self) -> list[str]:
+        heard = []
+        while not self.far.inbox.empty():
+            heard.append(type(decode_request(self.far.receive().payload)).__name__)
+        return heard
+
+    def thawed(self) -> bool:
+        return "undo Thaw" in self.log
+
+    def left(self) -> bool:
+        return self.journal.path.exists()
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(source_module, "DockerHost", lambda: None)
+    world = World(tmp_path)
+    assert isinstance(world.channel, MemoryChannel)
+    silence = SimpleNamespace(lock=world.does("silence"), close=world.does("unused"))
+    monkeypatch.setattr("migrate.netlock.Prepared", lambda pid: silence)
+    monkeypatch.setattr(freeze_module, "freeze", world.does("freeze", True))
+    monkeypatch.setattr(journal_module, "undo", world.undo)
+    monkeypatch.setattr(source_module, "LOGS", tmp_path / "logs")
+    monkeypatch.setattr(source_module, "ANSWER", 0.2)
+    monkeypatch.setattr(freeze_module, "RUNNING_TIMEOUT", 0.2)
+    monkeypatch.setattr(freeze_module, "READY_TIMEOUT", 0.2)
+    return world
+
+
+READY = Ready(timing={})
+RUNNING = Running(container="new", timing={})
+
+
+def test_all_goes_well(world: World) -> None:
+    world.answers(READY, RUNNING)
+    world.run()
+    assert world.log[:2] == ["freeze", "silence"]
+    assert world.log.index("dump") < world.log.index("finish") < world.log.index("no way back")
+    assert world.told() == ["Restore", "Commit"]
+    assert not world.thawed()
+    assert world.journal.phases == ["freeze", COMMIT_SENT]  # confirmed only when it is on disk
+    steps = [type(step) for step in world.journal.steps]
+    assert steps == [Thaw, UnlockNetwork, EndDump]
+    assert list(world.part.parts()) == ["freeze", "dump", "transfer", "restore", "resume"]
+    assert all(value >= 0 for value in world.part.parts().values())
+
+
+def test_all_is_noted_before_it_is_done(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[int] = []
+
+    def freeze(path: str) -> bool:
+        noted.append(len(world.journal.steps))
+        return False
+
+    monkeypatch.setattr(freeze_module, "freeze", freeze)
+    with pytest.raises(DumpFailed, match="standstill"):
+        world.run()
+    assert noted == [3]
+    assert world.thawed()
+
+
+@pytest.mark.parametrize("where", ["silence", "follow", "dump", "final pass", "finish"])
+@pytest.mark.parametrize("failure", [DumpFailed("no"), Interrupted("stop"), OSError("disk")])
+def test_before_commit_it_is_thawed_first_and_then_abandoned(
+    world: World, where: str, failure: Exception
+) -> None:
+    world.fail[where] = failure
+    world.answers(Done())
+    with pytest.raises(type(failure)):
+        world.run()
+    log = world.log
+    # CRIU freezes again what it found frozen: it must have ended.
+    assert log.index("criu ended") < log.index("undo EndDump") < log.index("undo Thaw")
+    assert log.index("undo UnlockNetwork") < log.index("undo Thaw")
+    assert world.told()[-1] == "Abandon"
+    assert not world.left()
+
+
+def test_a_destination_that_hangs_does_not_keep_it_frozen(world: World) -> None:
+    world.fail["dump"] = DumpFailed("no")
+    with pytest.raises(DumpFailed):
+        world.run()  # nobody answers `Abandon`
+    assert world.thawed()
+    assert not world.left()
+
+
+def test_a_restore_that_fails_is_not_abandoned_again(world: World) -> None:
+    world.answers(from_failure(RestoreFailed("no luck"), "its log"))
+    with pytest.raises(RestoreFailed) as caught:
+        world.run()
+    assert world.thawed()
+    assert world.told() == ["Restore"]
+    assert "its log" in (Path(caught.value.logs) / "restore.log").read_text()
+
+
+def test_a_link_that_breaks_before_commit_is_no_question(world: World) -> None:
+    world.far.close()
+    with pytest.raises(ConnectionLost):
+        world.run()
+    assert world.thawed()
+    assert not world.left()
+
+
+# -- after commit ---------------------------------------------------------------------------------
+
+
+def garbled() -> Failure:
+    return StreamCorrupt("not a frame")
+
+
+def lost() -> Failure:
+    return ConnectionLost("no more")
+
+
+@pytest.mark.parametrize("what", [garbled, lost])
+def test_after_commit_no_news_is_no_leave_to_run(world: World, what: Callable[[], Failure]) -> None:
+    world.answers(READY)
+    world.channel.inbox.put(what())
+    with pytest.raises(OutcomeUnknown) as caught:
+        world.run()
+    assert caught.value.exit_code == 60
+    assert not world.thawed()
+    assert Abandon.__name__ not in world.told()
+    assert world.left()
+
+
+def test_after_commit_an_answer_that_is_late_or_odd_is_none(world: World) -> None:
+    world.answers(READY, Done())  # no `Running`
+    with pytest.raises(OutcomeUnknown):
+        world.run()
+    assert not world.thawed()
+
+
+def test_after_commit_the_destinations_word_is_leave_to_run(world: World) -> None:
+    world.answers(READY, from_failure(RestoreFailed("no luck")))
+    with pytest.raises(RestoreFailed):
+        world.run()
+    assert world.thawed()
+    assert world.told() == ["Restore", "Commit"]
+    assert not world.left()
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_once_it_runs_nothing_thaws_it(world: World, reported: bool) -> None:
+    world.answers(READY, RUNNING)
+    world.part.run(before_commit=lambda: None)
+    failure = AgentFailed("whatever")
+    failure.reported = reported
+    with pytest.raises(OutcomeUnknown):
+        world.migration._roll_back(failure)
+    assert not world.thawed()
+    assert world.left()
+
+
+def test_once_it_is_confirmed_the_failure_is_its_own(world: World) -> None:
+    world.answers(READY, RUNNING)
+    world.part.run(before_commit=lambda: None)
+    world.journal.phase(CONFIRMED)
+    world.migration._roll_back(OSError("docker"))  # the caller raises it again
+    assert not world.thawed()
+    assert world.left()  # the guard goes on with it
+
+
+def test_logs_that_cannot_be_kept_do_not_keep_it_frozen(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.migration, "_keep_logs", world.does("logs"))
+    world.fail |= {"logs": OSError("disk full"), "dump": DumpFailed("no")}
+    world.answers(Done())
+    with pytest.raises(DumpFailed):
+        world.run()
+    assert world.thawed()
+
+
+def test_what_could_not_be_undone_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def undo(step: Step) -> None:
+        if isinstance(step, UnlockNetwork):
+            raise RuntimeError("nft")
+        world.undo(step)
+
+    monkeypatch.setattr(journal_module, "undo", undo)
+    world.fail["dump"] = DumpFailed("no")
+    world.answers(Done())
+    with pytest.raises(AgentFailed, match="UnlockNetwork: nft"):
+        world.run()
+    assert world.thawed()
+    assert world.left()
+    assert world.told() == ["Abandon"]

@@ -1,0 +1,108 @@
+"""migrate.source_view: figures read from /proc, of ourselves and of made-up processes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from migrate import source_view
+from migrate.source_view import _shm_used, _size, memory_of, open_connections, tasks
+
+
+def test_tasks_of_a_cgroup_and_those_below(tmp_path: Path) -> None:
+    (tmp_path / "below/deeper").mkdir(parents=True)
+    (tmp_path / "cgroup.procs").write_text("1\n2\n")
+    (tmp_path / "below/deeper/cgroup.procs").write_text("30\n")
+    (tmp_path / "below/cgroup.procs").write_text("")
+    assert sorted(tasks(str(tmp_path))) == [1, 2, 30]
+    assert tasks(None) == []
+    assert tasks(str(tmp_path / "none")) == []
+
+
+def test_memory_is_that_of_all_and_the_dead_have_none() -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    alone, swapped = memory_of([os.getpid()])
+    assert alone > 1 << 20
+    assert alone % 1024 == swapped % 1024 == 0
+    both, _ = memory_of([os.getpid(), child.pid, os.getppid()])
+    assert both > alone
+    assert memory_of([child.pid]) == (0, 0)
+
+
+def test_memory_grows_by_what_is_taken() -> None:
+    before, _ = memory_of([os.getpid()])
+    block = bytearray(os.urandom(32 << 20))
+    after, _ = memory_of([os.getpid()])
+    assert after - before > 16 << 20
+    assert len(block) == 32 << 20
+
+
+def test_the_writable_layer_is_measured_in_blocks(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/data").write_bytes(os.urandom(1 << 20))
+    with (tmp_path / "hole").open("wb") as file:
+        file.truncate(1 << 40)  # takes no room
+    (tmp_path / "link").symlink_to("/")
+    assert 1 << 20 <= _size(tmp_path) < 2 << 20
+    assert _size(tmp_path / "none") == 0
+
+
+def test_shared_memory_counts_where_it_is_the_hosts() -> None:
+    shareable = {"HostConfig": {"IpcMode": "shareable"}}
+    assert _shm_used({"HostConfig": {"IpcMode": "private"}}, os.getpid()) == 0
+    assert _shm_used({}, os.getpid()) == 0
+    assert _shm_used(shareable, 0) == 0
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(bytes(1 << 20))
+        file.flush()
+        assert _shm_used(shareable, os.getpid()) >= 1 << 20
+
+
+# -- connections ----------------------------------------------------------------------------------
+
+HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n"
+
+
+def line(local: str, state: str) -> str:
+    return f"   0: {local}:1F90 0200A8C0:C350 {state} 00000000:00000000 00:00000000 00000000 0\n"
+
+
+@pytest.mark.parametrize(
+    ("tcp", "tcp6", "wanted"),
+    [
+        ("", "", 0),
+        (line("0100A8C0", "01"), "", 1),
+        (line("0100A8C0", "0A"), "", 0),  # listens
+        (line("0100A8C0", "06"), "", 0),  # TIME_WAIT
+        (line("0100007F", "01"), "", 0),  # 127.0.0.1
+        (line("0200007F", "01"), "", 0),  # 127.0.0.2
+        ("", line("0" * 24 + "01000000", "01"), 0),  # ::1
+        ("", line("0000000000000000FFFF00000100A8C0", "01"), 1),  # 192.168.0.1, mapped
+        ("", line("0000000000000000FFFF00000100007F", "01"), 0),  # 127.0.0.1, mapped
+        ("", line("B80D0120" + "0" * 16 + "0100007F", "01"), 1),  # 2001:db8::7f00:1
+        (line("0100A8C0", "01") * 2, line("000080FE" + "0" * 16 + "01000000", "01"), 3),
+    ],
+)
+def test_which_connections_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tcp: str, tcp6: str, wanted: int
+) -> None:
+    (tmp_path / "tcp").write_text(HEAD + tcp)
+    if tcp6:  # without IPv6 there is no such file
+        (tmp_path / "tcp6").write_text(HEAD + tcp6)
+    monkeypatch.setattr(source_view, "Path", lambda path: tmp_path / os.path.basename(path))
+    assert open_connections(1) == wanted
+
+
+def test_a_connection_of_our_own_on_loopback_does_not_count() -> None:
+    before = open_connections(os.getpid())
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()),
+    ):
+        assert open_connections(os.getpid()) == before

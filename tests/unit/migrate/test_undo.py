@@ -1,0 +1,310 @@
+"""migrate.undo: each step undoes its thing, once or twice, and nothing else is touched."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from migrate import netlock
+from migrate import undo as undo_module
+from migrate.container_spec import RUNTIME
+from migrate.errors import Busy, ContainerNotFound
+from migrate.placement import ImageView
+from migrate.undo import (
+    EndDump,
+    EndPending,
+    RemoveContainer,
+    RemoveImage,
+    RemoveNetwork,
+    RemoveTree,
+    RemoveUnborn,
+    RenameBack,
+    RestoreRestartPolicy,
+    Thaw,
+    UnlockNetwork,
+    Unmount,
+    created_at,
+    freeze,
+    start_time,
+    thaw,
+    undo,
+)
+
+
+class Docker:
+    """Notes its calls; `fails`: what a method raises, one after the other."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.fails: dict[str, list[Exception]] = {}
+        self.images: tuple[ImageView, ...] = ()
+        self.found: dict[str, Any] | None = None
+
+    def _note(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.fails.get(call[0]):
+            raise self.fails[call[0]].pop(0)
+
+    def remove(self, container: str, *, force: bool = False, volumes: bool = False) -> None:
+        self._note("remove", container, force, volumes)
+
+    def rename(self, container: str, name: str) -> None:
+        self._note("rename", container, name)
+
+    def remove_network(self, name: str) -> None:
+        self._note("remove_network", name)
+
+    def remove_image(self, image: str) -> None:
+        self._note("remove_image", image)
+
+    def set_restart_policy(self, container: str, policy: dict[str, Any]) -> None:
+        self._note("set_restart_policy", container, policy)
+
+    def images_view(self) -> tuple[ImageView, ...]:
+        return self.images
+
+    def inspect_container(self, name: str) -> dict[str, Any]:
+        if self.found is None:
+            raise ContainerNotFound(name)
+        return self.found
+
+
+@pytest.fixture
+def docker(monkeypatch: pytest.MonkeyPatch) -> Docker:
+    docker = Docker()
+    monkeypatch.setattr(undo_module, "DockerHost", lambda: docker)
+    return docker
+
+
+# -- Docker ---------------------------------------------------------------------------------------
+
+
+def test_steps_that_are_one_call(docker: Docker) -> None:
+    undo(RemoveContainer("c1"))
+    undo(RenameBack("c2", "app"))
+    undo(RemoveNetwork("net"))
+    undo(RestoreRestartPolicy("c3", {"Name": "always"}))
+    assert docker.calls == [
+        ("remove", "c1", True, True),
+        ("rename", "c2", "app"),
+        ("remove_network", "net"),
+        ("set_restart_policy", "c3", {"Name": "always"}),
+    ]
+
+
+def test_a_container_that_is_gone_is_no_failure(docker: Docker) -> None:
+    docker.fails = {
+        "rename": [ContainerNotFound("x")],
+        "set_restart_policy": [ContainerNotFound("x")],
+    }
+    undo(RenameBack("c", "app"))
+    undo(RestoreRestartPolicy("c", {"Name": "always"}))
+    assert len(docker.calls) == 2
+
+
+def test_a_removal_that_is_under_way_is_waited_for(docker: Docker) -> None:
+    docker.fails = {"remove": [Busy("removal in progress"), Busy("removal in progress")]}
+    undo(RemoveContainer("c1"))
+    assert len(docker.calls) == 3
+
+
+def test_a_removal_that_never_ends_is_a_failure(docker: Docker) -> None:
+    docker.fails = {"remove": [Busy("removal in progress")] * 50}
+    with pytest.raises(Busy):
+        undo_module.remove_container(docker, "c1", timeout=0.0)  # type: ignore[arg-type]
+
+
+def test_only_the_image_of_these_layers_goes(docker: Docker) -> None:
+    docker.images = (
+        ImageView("one", ("a", "b")), ImageView("two", ("a",)), ImageView("three", ("a", "b")),
+    )  # fmt: skip
+    undo(RemoveImage(("a", "b")))
+    assert docker.calls == [("remove_image", "one"), ("remove_image", "three")]
+
+
+def unborn(**changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "Id": "c1",
+        "Created": "2026-01-01T00:00:10.123456789Z",
+        "HostConfig": {"Runtime": RUNTIME},
+        "State": {"Status": "created"},
+    }
+    return found | changes
+
+
+BORN = created_at(unborn())
+
+
+def test_the_container_whose_id_was_not_learned_goes(docker: Docker) -> None:
+    undo(RemoveUnborn("app", BORN))
+    assert docker.calls == []
+    docker.found = unborn()
+    undo(RemoveUnborn("app", BORN - 1))
+    assert docker.calls == [("remove", "c1", True, True)]
+
+
+@pytest.mark.parametrize(
+    ("found", "since"),
+    [
+        (unborn(HostConfig={"Runtime": "runc"}), BORN),
+        (unborn(State={"Status": "running"}), BORN),
+        (unborn(State={"Status": "exited"}), BORN),
+        (unborn(), BORN + 5),
+    ],
+)
+def test_a_container_of_that_name_that_is_not_ours_stays(
+    docker: Docker, found: dict[str, Any], since: float
+) -> None:
+    docker.found = found
+    undo(RemoveUnborn("app", since))
+    assert docker.calls == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fraction"),
+    [
+        ("2026-01-01T00:00:10Z", 0.0),
+        ("2026-01-01T00:00:10.5Z", 0.5),
+        ("2026-01-01T00:00:10.123456789Z", 0.123456),
+        ("2026-01-01T01:00:10.123456789+01:00", 0.123456),
+    ],
+)
+def test_docker_says_when_in_nanoseconds(text: str, fraction: float) -> None:
+    assert created_at({"Created": text}) == pytest.approx(1767225610 + fraction, abs=1e-6)
+
+
+# -- files, mounts --------------------------------------------------------------------------------
+
+
+def test_trees_and_mount_points_go(tmp_path: Path) -> None:
+    for name, step in (("tree", RemoveTree), ("mount", Unmount)):
+        top = tmp_path / name
+        (top / "below").mkdir(parents=True)
+        undo(step(str(top)))
+        assert not top.exists()
+        undo(step(str(top)))
+
+
+def test_a_mount_is_unmounted_before_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "memory").mkdir()
+    seen: list[list[str]] = []
+
+    def run(argv: list[str]) -> None:
+        assert (tmp_path / "memory").exists()
+        seen.append(argv)
+
+    monkeypatch.setattr(undo_module, "run", run)
+    monkeypatch.setattr(os.path, "ismount", lambda path: True)
+    undo(Unmount(str(tmp_path / "memory")))
+    assert seen == [["umount", "--lazy", str(tmp_path / "memory")]]
+    assert not (tmp_path / "memory").exists()
+
+
+def test_a_pending_restore_that_is_gone_is_no_failure(tmp_path: Path) -> None:
+    undo(EndPending(str(tmp_path / "none")))
+    (tmp_path / "there").mkdir()
+    undo(EndPending(str(tmp_path / "there")))
+    assert not (tmp_path / "there").exists()
+
+
+# -- processes ------------------------------------------------------------------------------------
+
+
+def test_a_start_time_tells_processes_apart() -> None:
+    mine = start_time(os.getpid())
+    assert mine is not None
+    assert mine > 0
+    assert mine == start_time(os.getpid())
+    child = subprocess.Popen(["true"])
+    child.wait()
+    assert start_time(child.pid) is None
+
+
+def test_the_network_of_another_process_of_that_pid_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unlocked: list[int] = []
+    monkeypatch.setattr(netlock, "unlock", unlocked.append)
+    pid, started = os.getpid(), start_time(os.getpid())
+    assert started is not None
+    undo(UnlockNetwork(pid, started + 1))
+    assert unlocked == []
+    undo(UnlockNetwork(pid, started))
+    assert unlocked == [pid]
+
+
+def test_a_dump_is_waited_for() -> None:
+    dump = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(0.4)"])
+    started = start_time(dump.pid)
+    assert started is not None
+    undo(EndDump(dump.pid, started))
+    assert dump.wait(0.0) == 0  # it has ended, and by itself
+
+
+def test_a_dump_that_hangs_is_killed() -> None:
+    dump = subprocess.Popen(["sleep", "600"])
+    started = start_time(dump.pid)
+    assert started is not None
+    undo_module._end_dump(dump.pid, started, patience=0.1)
+    assert dump.wait(5.0) == -9
+
+
+def test_another_process_of_that_pid_is_not_waited_for() -> None:
+    other = subprocess.Popen(["sleep", "600"])
+    started = start_time(other.pid)
+    assert started is not None
+    undo(EndDump(other.pid, started + 1))
+    assert other.poll() is None
+    other.kill()
+    other.wait()
+
+
+# -- the freezer ----------------------------------------------------------------------------------
+
+
+def test_thawing_says_it_in_the_words_of_the_hierarchy(tmp_path: Path) -> None:
+    undo(Thaw(str(tmp_path)))  # a cgroup that is gone
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "freezer.state").write_text("FROZEN")
+    thaw(str(tmp_path))
+    assert (tmp_path / "freezer.state").read_text() == "THAWED"
+    (tmp_path / "freezer.state").unlink()
+    (tmp_path / "cgroup.freeze").write_text("1")
+    thaw(str(tmp_path))
+    assert (tmp_path / "cgroup.freeze").read_text() == "0"
+
+
+def test_a_v1_cgroup_is_frozen_when_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "freezer.state").write_text("THAWED\n")
+    assert freeze(str(tmp_path))
+    assert (tmp_path / "freezer.state").read_text() == "FROZEN"
+
+
+def test_a_v2_cgroup_is_frozen_when_its_events_say_so(tmp_path: Path) -> None:
+    (tmp_path / "cgroup.freeze").write_text("0")
+    events = tmp_path / "cgroup.events"
+    events.write_text("populated 1\nfrozen 0\n")
+    assert not freeze(str(tmp_path), timeout=0.05)
+    assert (tmp_path / "cgroup.freeze").read_text() == "1"
+
+    def freezing() -> None:
+        time.sleep(0.1)
+        events.write_text("populated 1\nfrozen 1\n")
+
+    kernel = threading.Thread(target=freezing)
+    kernel.start()
+    assert freeze(str(tmp_path))
+    kernel.join()
+
+
+def test_what_is_no_cgroup_cannot_be_frozen(tmp_path: Path) -> None:
+    assert not freeze(str(tmp_path))
