@@ -28,10 +28,10 @@ def sh(*argv: str, check: bool = True, **options: Any) -> str:
 
 def make_bundle(container: str) -> dict[str, Any]:
     """A bundle like the container's own, with a copy of its root and no hooks of Docker's."""
-    full = sh("docker", "inspect", "-f", "{{.Id}} {{.State.Pid}}", container).split()
-    bundle = Path("/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby", full[0])
+    full = sh("docker", "inspect", "-f", "{{.Id}}", container).strip()
+    bundle = Path("/run/docker/containerd/daemon/io.containerd.runtime.v2.task/moby", full)
     config: dict[str, Any] = json.loads((bundle / "config.json").read_text())
-    sh("cp", "-a", f"/proc/{full[1]}/root/.", str(WORK / "root"), check=False)
+    sh("sh", "-c", f"docker export {container} | tar -C {WORK}/root -x")
     config.pop("hooks", None)
     config["root"]["path"] = str(WORK / "root")
     config["process"]["terminal"] = False
