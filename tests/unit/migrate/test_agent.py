@@ -47,6 +47,9 @@ FACTS = HostFacts(
 )  # fmt: skip
 
 
+PREPARE = Prepare(descriptors=["/dev/null"] * 3)
+
+
 class Fake(Destination):
     """A destination that notes what is asked of it, and fails where it is told to."""
 
@@ -61,7 +64,7 @@ class Fake(Destination):
         if name in self.fail:
             raise self.fail[name]
 
-    def prepare(self) -> Prepared:
+    def prepare(self, message: Prepare) -> Prepared:
         self._do("prepare")
         return Prepared(container="new", seconds=0.0)
 
@@ -115,7 +118,7 @@ class Served:
         return self.code
 
     def up_to_ready(self) -> None:
-        call(self.channel, Prepare(), Prepared, 5.0)
+        call(self.channel, PREPARE, Prepared, 5.0)
         call(self.channel, Restore(files=0), Ready, 5.0)
 
 
@@ -162,7 +165,7 @@ def test_content_after_a_failure_is_dropped_and_said_once(served: Served) -> Non
 def test_a_bug_is_said_too(served: Served) -> None:
     served.destination.fail["prepare"] = ZeroDivisionError("oops")
     with pytest.raises(AgentFailed, match="oops"):
-        call(served.channel, Prepare(), Prepared, 5.0)
+        call(served.channel, PREPARE, Prepared, 5.0)
     assert served.destination.log[-1] == "rollback"
 
 
@@ -198,7 +201,7 @@ def test_what_runs_is_not_undone_when_the_tidying_fails(served: Served, failure:
     assert served.destination.log[-1] == "finish"
 
 
-@pytest.mark.parametrize("last", [Abandon(), Prepare()], ids=["abandon", "failure"])
+@pytest.mark.parametrize("last", [Abandon(), PREPARE], ids=["abandon", "failure"])
 def test_what_runs_stays_whatever_the_source_says(served: Served, last: Message) -> None:
     served.up_to_ready()
     call(served.channel, Commit(), Running, 5.0)
@@ -234,7 +237,7 @@ def test_the_end_of_the_stream_undoes_what_does_not_run(
 
 
 def test_abandon_undoes_and_ends(served: Served) -> None:
-    call(served.channel, Prepare(), Prepared, 5.0)
+    call(served.channel, PREPARE, Prepared, 5.0)
     call(served.channel, Abandon(), Done, 5.0)
     assert served.ends() == 0
     assert served.destination.log == ["prepare", "rollback"]
@@ -265,7 +268,7 @@ def test_another_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     channel, far = pair()
     agent = Agent(far, "peer")
     send(channel, Hello(protocol=PROTOCOL_VERSION + 1, version="9"))
-    send(channel, Prepare())
+    send(channel, PREPARE)
     channel.close()
     agent.serve()
     with pytest.raises(AgentFailed.__base__, match="protocol"):  # type: ignore[arg-type]

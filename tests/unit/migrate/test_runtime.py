@@ -133,7 +133,7 @@ def test_prepare_lays_out_the_gates_and_keeps_the_bundle(tmp_path: Path) -> None
     assert prepare(directory, pending, bundle) == "/merged"
     assert is_fifo(directory / "said")
     assert {path.name for path in directory.glob("hold.*")} == {
-        "hold.setup-namespaces", "hold.post-restore", "hold.start",
+        "hold.criu", "hold.setup-namespaces", "hold.post-restore", "hold.start",
     }  # fmt: skip
     conf = (directory / "criu.conf").read_text().splitlines()
     assert conf == [f"action-script {directory}/gate", "tcp-established", "file-locks"]
