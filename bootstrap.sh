@@ -21,7 +21,7 @@ apt_install() {
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$@" >/dev/null
 }
 
-# The lists may be missing or old.
+# The lists may be old.
 need() {
     say "installing $*"
     apt_install "$@" || { apt-get update -qq >/dev/null && apt_install "$@"; } || die "apt cannot install $*"
@@ -40,6 +40,13 @@ find_python() {
 command -v apt-get >/dev/null && command -v dpkg-query >/dev/null ||
     die "this needs apt: a Debian 12 or later, or an Ubuntu 24.04 or later"
 
+# First: the demo's image is made from packages that are downloaded, not installed: apt must know them,
+# also when none is missing.
+if ! ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1; then
+    say "fetching apt's package lists"
+    apt-get update -qq >/dev/null || die "apt cannot fetch its package lists"
+fi
+
 missing=
 there=$(dpkg-query -W -f '${db:Status-Abbrev} ${Package}\n' | sed -n 's/^ii *//p')
 for package in $PACKAGES; do
@@ -47,11 +54,6 @@ for package in $PACKAGES; do
 done
 # shellcheck disable=SC2086 # a list of words
 [ -z "$missing" ] || need $missing
-# The demo's image is made from packages that are downloaded, not installed: apt must know them.
-if ! ls /var/lib/apt/lists/*_Packages* >/dev/null 2>&1; then
-    say "fetching apt's package lists"
-    apt-get update -qq >/dev/null || die "apt cannot fetch its package lists"
-fi
 
 find_python || { need python3 python3-venv && find_python; } ||
     die "no Python of 3.11 or later with venv here, and apt has none"

@@ -129,9 +129,13 @@ def test_full_disk(world: World, host: LabHost) -> None:
     host.sh(f"mkdir -p {pending}; mount -t tmpfs -o nr_inodes=4 tmpfs {pending}")
     try:
         pend(world, host)
-        fails(world, host, "No space left")
+        started = host.run(["docker", "start", "again"], check=False)
+        assert "No space left" in started.stderr
+        host.run(["docker", "rm", "-f", "again"])
     finally:
         host.sh(f"umount -l {pending}")
+    assert started.returncode != 0
+    world.assert_clean()
 
 
 @contextmanager

@@ -45,14 +45,14 @@ class HostSpec:
 class LabHost:
     """A running (or not yet started) lab host; `spec` says what it is, `state` where it lives."""
 
-    def __init__(self, lab: str, spec: HostSpec, state: Path) -> None:
+    def __init__(self, lab: str, spec: HostSpec, state: Path, prefix: str) -> None:
         self.lab = lab
         self.spec = spec
         self.state = state
         self.name = spec.name
         self.address = spec.address.partition("/")[0]
-        self.netns = f"ml-{lab}-{spec.name}"
-        self.cgroup = f"ml-{lab}-{spec.name}"
+        self.netns = f"{prefix}-{lab}-{spec.name}"
+        self.cgroup = self.netns
         self._daemons: list[subprocess.Popen[bytes]] = []
 
     # -- life ----------------------------------------------------------------------------------

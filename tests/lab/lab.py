@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ from tests.lab.tree import tree
 
 STATE = Path(os.environ.get("MIGRATE_LAB_STATE", "/var/lib/migrate-lab"))
 SUBNET = "10.77.0"
+# Namespaces and cgroups are the machine's: labs of different state directories must not meet.
+PREFIX = "ml" + hashlib.sha256(str(STATE).encode()).hexdigest()[:4]
 
 
 class Lab:
@@ -29,7 +32,7 @@ class Lab:
             raise ValueError(f"a lab name is 1-8 letters and digits, not {name!r}")
         self.name = name
         self.state = STATE / name
-        self.switch = Switch(name)
+        self.switch = Switch(name, PREFIX)
         self.hosts: dict[str, LabHost] = {}
 
     def __getitem__(self, host: str) -> LabHost:
@@ -64,7 +67,7 @@ class Lab:
         return lab
 
     def _add(self, spec: HostSpec) -> None:
-        self.hosts[spec.name] = LabHost(self.name, spec, self.state / "hosts" / spec.name)
+        self.hosts[spec.name] = LabHost(self.name, spec, self.state / "hosts" / spec.name, PREFIX)
 
     def _make(self, specs: list[HostSpec]) -> None:
         # Trees and the installed tool first, each once, before anything is up.

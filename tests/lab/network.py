@@ -19,11 +19,11 @@ def in_netns(netns: str, argv: list[str], stdin: str = "", check: bool = True) -
 
 
 class Switch:
-    """The bridge `br0` in namespace `ml-LAB-sw`; each host is a port that is called like it."""
+    """The bridge `br0` in namespace `PREFIX-LAB-sw`; each host is a port that is called like it."""
 
-    def __init__(self, lab: str) -> None:
+    def __init__(self, lab: str, prefix: str) -> None:
         self.lab = lab
-        self.netns = f"ml-{lab}-sw"
+        self.netns = f"{prefix}-{lab}-sw"
 
     def up(self) -> None:
         ip("netns", "add", self.netns)
@@ -37,7 +37,7 @@ class Switch:
     def plug(self, host: str, netns: str, address: str) -> None:
         """Join a host's namespace (made here) to the bridge, with an address on its `eth0`."""
         ip("netns", "add", netns)
-        digest = hashlib.sha256(f"{self.lab}/{host}".encode()).hexdigest()[:8]
+        digest = hashlib.sha256(f"{self.netns}/{host}".encode()).hexdigest()[:8]
         near, far = f"mla{digest}", f"mlb{digest}"
         ip("link", "add", near, "netns", self.netns, "type", "veth", "peer", "name", far,
            "netns", netns)  # fmt: skip
