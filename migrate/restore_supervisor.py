@@ -159,7 +159,7 @@ class Supervisor:
     def start_restore(self, *, held: bool) -> None:
         """Start `runc restore` with the stdio of the container, which `create` was given.
 
-        `held`: CRIU itself waits until the images are complete (migrate/runtime.py, WARM_CRIU).
+        `held`: CRIU itself waits until the images are complete (bin/migrate-runc, `criu`).
         """
         path = search_path()
         if held:

@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import select
-import shlex
 import shutil
 import sys
 import time
@@ -109,30 +108,6 @@ def search_path() -> str:
     return f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
-GATE = """#!/bin/sh
-# CRIU runs this at each stage of the restore (criu(8), --action-script); it holds two of them until
-# the supervisor has said go on. The lock is the kernel's: a dead supervisor holds nothing.
-case $CRTOOLS_SCRIPT_ACTION in {stages}) ;; *) exit 0 ;; esac
-exec 3<>"{directory}/said" && echo "$CRTOOLS_SCRIPT_ACTION $CRTOOLS_INIT_PID" >&3
-exec 4<"{directory}/hold.$CRTOOLS_SCRIPT_ACTION" && flock 4 && read -r word <&4
-[ "$word" = ok ]
-"""
-
-
-# Stands before criu on runc's PATH, so that runc can be started before the images are there: runc's
-# own start, its question for CRIU's version and its mounts are then no part of the freeze (50 ms).
-# The first call is that question (libcontainer/criu_linux.go, checkCriuVersion) and passes; the
-# restore is held until the images are complete. Descriptors 0-3 are the container's and runc's.
-WARM_CRIU = """#!/bin/sh
-PATH={path}
-mkdir "{directory}/asked" 2>/dev/null && exec criu "$@"
-exec 9<"{directory}/hold.criu" && flock 9 && read -r word <&9
-[ "$word" = ok ] || exit 1
-exec 9<&-
-exec criu "$@"
-"""
-
-
 def prepare(directory: Path, pending: Pending, bundle: Path) -> str:
     """Lay out the gates and name CRIU's configuration in the bundle. Gives the rootfs path.
 
@@ -144,12 +119,10 @@ def prepare(directory: Path, pending: Pending, bundle: Path) -> str:
         (directory / f"hold.{stage}").touch(0o600)
     os.mkfifo(directory / "said", 0o600)  # last: where it is, `abort` finds the rest, too
     gate = directory / "gate"
-    gate.write_text(GATE.format(stages=" | ".join(STAGES), directory=directory))
-    gate.chmod(0o700)
     (directory / "bin").mkdir()
-    warm = directory / "bin" / "criu"
-    warm.write_text(WARM_CRIU.format(directory=directory, path=shlex.quote(search_path())))
-    warm.chmod(0o700)
+    # Nothing executable is written here: /run is usually mounted noexec. See bin/migrate-runc.
+    for link in (gate, directory / "bin" / "criu"):
+        link.symlink_to(os.environ["MIGRATE_SCRIPT"])
     lines = [f"action-script {gate}", *pending.criu_options]
     (directory / "criu.conf").write_text("".join(f"{line}\n" for line in lines))
 

@@ -39,13 +39,15 @@ from migrate.protocol import (
 from tests.unit.migrate.memory_channel import MemoryChannel, pair
 from transport.errors import ConnectionLost, StreamCorrupt
 
-STREAMS = ["/dev/null", "pipe:[1]", "pipe:[2]"]
 FACTS = HostFacts(
     kernel="6.12", arch="x86_64", cpu_model="", cpu_flags=(), kernel_options=None, criu_path=None,
     criu_version=None, pycriu=False, pycriu_reason="", docker=None, docker_reason="",
     runc_version=None, nft=True, iptables=True, runtime_path=None, runtime_runs=False,
     free_memory=None, free_disk=None, boot_id="", tool_version="", wall_clock=0.0,
 )  # fmt: skip
+
+
+PREPARE = Prepare(descriptors=["/dev/null"] * 3)
 
 
 class Fake(Destination):
@@ -116,7 +118,7 @@ class Served:
         return self.code
 
     def up_to_ready(self) -> None:
-        call(self.channel, Prepare(descriptors=STREAMS), Prepared, 5.0)
+        call(self.channel, PREPARE, Prepared, 5.0)
         call(self.channel, Restore(files=0), Ready, 5.0)
 
 
@@ -163,7 +165,7 @@ def test_content_after_a_failure_is_dropped_and_said_once(served: Served) -> Non
 def test_a_bug_is_said_too(served: Served) -> None:
     served.destination.fail["prepare"] = ZeroDivisionError("oops")
     with pytest.raises(AgentFailed, match="oops"):
-        call(served.channel, Prepare(descriptors=STREAMS), Prepared, 5.0)
+        call(served.channel, PREPARE, Prepared, 5.0)
     assert served.destination.log[-1] == "rollback"
 
 
@@ -199,9 +201,7 @@ def test_what_runs_is_not_undone_when_the_tidying_fails(served: Served, failure:
     assert served.destination.log[-1] == "finish"
 
 
-@pytest.mark.parametrize(
-    "last", [Abandon(), Prepare(descriptors=STREAMS)], ids=["abandon", "failure"]
-)
+@pytest.mark.parametrize("last", [Abandon(), PREPARE], ids=["abandon", "failure"])
 def test_what_runs_stays_whatever_the_source_says(served: Served, last: Message) -> None:
     served.up_to_ready()
     call(served.channel, Commit(), Running, 5.0)
@@ -237,7 +237,7 @@ def test_the_end_of_the_stream_undoes_what_does_not_run(
 
 
 def test_abandon_undoes_and_ends(served: Served) -> None:
-    call(served.channel, Prepare(descriptors=STREAMS), Prepared, 5.0)
+    call(served.channel, PREPARE, Prepared, 5.0)
     call(served.channel, Abandon(), Done, 5.0)
     assert served.ends() == 0
     assert served.destination.log == ["prepare", "rollback"]
@@ -268,7 +268,7 @@ def test_another_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     channel, far = pair()
     agent = Agent(far, "peer")
     send(channel, Hello(protocol=PROTOCOL_VERSION + 1, version="9"))
-    send(channel, Prepare(descriptors=STREAMS))
+    send(channel, PREPARE)
     channel.close()
     agent.serve()
     with pytest.raises(AgentFailed.__base__, match="protocol"):  # type: ignore[arg-type]

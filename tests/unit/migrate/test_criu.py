@@ -69,14 +69,11 @@ def test_a_bundle_elsewhere_and_shared_namespaces_are_refused(bundle: Path) -> N
 def dumper(tmp_path: Path) -> Dumper:
     for name in ("images", "work"):
         (tmp_path / name).mkdir()
-    target = DumpTarget(os.getpid(), {"root": {"path": "/"}}, None)
+    pid = os.getpid()
     return Dumper(
-        target,
-        tmp_path / "images",
-        tmp_path / "work",
-        tcp="established",
-        descriptors=descriptors(os.getpid()),
-    )
+        DumpTarget(pid, {"root": {"path": "/"}}, None), tmp_path / "images", tmp_path / "work",
+        tcp="established", descriptors=descriptors(pid),
+    )  # fmt: skip
 
 
 class Service:
@@ -90,18 +87,32 @@ class Service:
 
 
 def test_a_dump_says_why_it_failed(dumper: Dumper) -> None:
-    dumper.target = DumpTarget(os.getpid(), {"root": {"path": "/"}}, None)
     service = Service()
     dumper._criu = service
     assert dumper.dump() >= 0.0
-    links = json.loads((dumper.images / "descriptors.json").read_text())
-    assert len(links) == 3
     service.failure = RuntimeError("rpc")
     with pytest.raises(DumpFailed, match="rpc"):
         dumper.dump()
     (dumper.work / criu.LOG).write_text("(00.1) Error (criu/sk-inet.c:9): In-flight connection\n")
     with pytest.raises(DumpFailed, match="In-flight connection"):
         dumper.dump()
+
+
+def test_streams_that_were_exchanged_since_stop_it(dumper: Dumper) -> None:
+    dumper._criu = Service()
+    dumper.descriptors = ["/dev/null", "pipe:[1]", "pipe:[2]"]
+    with pytest.raises(DumpFailed, match="standard streams"):
+        dumper.dump()
+
+
+def test_descriptors_are_links_and_closed_ones_are_null() -> None:
+    child = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    null, pipe, _ = descriptors(child.pid)
+    child.kill()
+    child.wait()
+    assert null == "/dev/null"
+    assert pipe.startswith("pipe:[")
+    assert descriptors(child.pid) == ["/dev/null"] * 3
 
 
 def test_a_dump_under_way_is_not_killed(dumper: Dumper) -> None:

@@ -52,10 +52,9 @@ from migrate.rootfs_items import BeginFile, Data, End, EndFile, Hole, Item, Make
 from tests.unit.migrate.memory_channel import pair
 from transport.errors import ConnectionLost, Failure, StreamCorrupt
 
-STREAMS = ["/dev/null", "pipe:[1]", "pipe:[2]"]
+PREPARE = Prepare(descriptors=["/dev/null", "pipe:[1]", "pipe:[2]"])
 REQUESTS: list[Message] = [
-    Hello(protocol=1, version="0.1"), Prepare(descriptors=STREAMS), RootfsPass(),
-    OpenFile(number=1, name="a.img"),
+    Hello(protocol=1, version="0.1"), PREPARE, RootfsPass(), OpenFile(number=1, name="a.img"),
     CloseFile(number=1, size=2, digest=2**64 - 1), Restore(files=3), Commit(), Abandon(), Finish(),
     AskOutcome(session="a" * 16),
 ]  # fmt: skip
@@ -149,10 +148,8 @@ def test_what_a_session_is_called(session: str, good: bool) -> None:
 def test_a_call_gives_the_reply() -> None:
     here, there = pair()
     send(there, Prepared(container="c", seconds=1.0))
-    assert call(here, Prepare(descriptors=STREAMS), Prepared, 1.0).container == "c"
-    assert decode_request(there.receive().payload) == Prepare(
-        descriptors=["/dev/null", "pipe:[1]", "pipe:[2]"]
-    )
+    assert call(here, PREPARE, Prepared, 1.0).container == "c"
+    assert decode_request(there.receive().payload) == PREPARE
 
 
 def test_no_answer_in_time_is_a_lost_connection() -> None:

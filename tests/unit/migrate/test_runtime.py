@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate.runtime import CREATE_OPTIONS, Call, Pending, abort, fail, parse_call, prepare
-from tests.unit.migrate.runc_lab import ID, RuncLab, is_fifo
+from tests.unit.migrate.runc_lab import ID, ROOT, RuncLab, is_fifo
 
 OTHER = "beef" * 16
 
@@ -120,6 +123,57 @@ def test_the_short_name_of_bundle_and_a_joined_log() -> None:
     call = parse_call(["--log=/l", "create", "-b", "/bundle", ID], "create", ID)
     assert call == Call(["--log=/l"], {"--bundle": "/bundle"}, "/l", ID)
     assert parse_call(["create", "--bundle"], "create", ID).options == {"--bundle": ""}
+
+
+@pytest.fixture(autouse=True)
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As bin/migrate-runc says where it is."""
+    monkeypatch.setenv("MIGRATE_SCRIPT", str(ROOT / "bin/migrate-runc"))
+    return ROOT / "bin/migrate-runc"
+
+
+def test_nothing_executable_is_written(tmp_path: Path, script: Path) -> None:
+    # /run is mounted noexec on Debian and Ubuntu.
+    (tmp_path / "config.json").write_text('{"root": {"path": "rootfs"}}')
+    directory = tmp_path / "pending"
+    directory.mkdir()
+    prepare(directory, Pending("", "", (), 1, 1, 1), tmp_path)
+    for path in (directory / "gate", directory / "bin/criu"):
+        assert path.is_symlink()
+        assert path.resolve() == script
+    files = [path for path in directory.rglob("*") if not path.is_symlink() and path.is_file()]
+    assert not any(path.stat().st_mode & 0o111 for path in files)
+
+
+def test_criu_answers_once_and_is_then_held(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"root": {"path": "rootfs"}}')
+    directory, tools = tmp_path / "pending", tmp_path / "tools"
+    directory.mkdir()
+    tools.mkdir()
+    prepare(directory, Pending("", "", (), 1, 1, 1), tmp_path)
+    (tools / "criu").write_text(f'#!/bin/sh\necho "$@" >>"{tools}/calls"\n')
+    (tools / "criu").chmod(0o755)
+    env = {"PATH": f"{directory}/bin:{tools}:/usr/bin:/bin"}
+
+    def criu(*words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["criu", *words], executable=directory / "bin/criu", env=env)
+
+    with (directory / "hold.criu").open("w") as hold:
+        fcntl.flock(hold, fcntl.LOCK_EX)
+        assert criu("--version").wait(20) == 0
+        held = criu("swrk", "3")
+        refused = criu("swrk", "4")
+        time.sleep(0.1)
+        assert (held.poll(), refused.poll()) == (None, None)
+        assert (tools / "calls").read_text() == "--version\n"
+        refused.kill()
+        refused.wait()
+        hold.write("ok\n")
+    assert held.wait(20) == 0
+    assert (tools / "calls").read_text() == "--version\nswrk 3\n"
+    (directory / "hold.criu").write_text("")  # a supervisor that died, or gave up
+    assert criu("swrk", "3").wait(20) == 1
+    assert (tools / "calls").read_text().count("swrk") == 1
 
 
 def test_prepare_lays_out_the_gates_and_keeps_the_bundle(tmp_path: Path) -> None:
