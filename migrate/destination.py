@@ -40,7 +40,7 @@ from migrate.protocol import (
 from migrate.rootfs_apply import Applier
 from migrate.rootfs_limits import kept_paths
 from migrate.run import run
-from migrate.runtime import DESCRIPTORS
+from migrate.runtime import DESCRIPTORS, RESTORE, RESTORE_UNPLUGGED
 from migrate.undo import (
     EndPending,
     RemoveContainer,
@@ -237,7 +237,7 @@ class Destination:
         began = time.monotonic()
         self._images.complete(message.files)
         self._applier.finish()
-        self._held.say("restore")
+        self._held.say(RESTORE if message.network else RESTORE_UNPLUGGED)
         timing = {}
         for event in ("namespaces", "network", "ready"):
             self._held.wait(event, RESTORE_TIMEOUT)
@@ -259,8 +259,10 @@ class Destination:
         self._held.say("commit")
         self._held.wait("running", RESTORE_TIMEOUT)
         self.running = True
-        seconds = time.monotonic() - began
-        return Running(container=self.container, timing={"resume": seconds})
+        timing = {"running": time.monotonic() - began}
+        # The tasks execute before runc has said so.
+        timing["resumed"] = self._held.times.get("resumed", time.monotonic()) - began
+        return Running(container=self.container, timing=timing)
 
     def settle(self) -> None:
         """After the freeze: make the record durable, the container what it was at the source."""

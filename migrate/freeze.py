@@ -15,6 +15,7 @@ from typing import Any
 
 from migrate import netlock
 from migrate.criu import Dumper
+from migrate.criu_images import needs_network
 from migrate.errors import DumpFailed
 from migrate.image_stream import ImageSender
 from migrate.journal import COMMIT_SENT, Journal
@@ -102,7 +103,7 @@ class FrozenPart:
             self.mark("dumped")
             count = self.sender.finish()
             files.join()
-            send(self.channel, Restore(files=count))
+            send(self.channel, Restore(files=count, network=needs_network(self.sender.images)))
             self.mark("sent")
             # While the destination restores: from here on only it can tell who owns the container.
             # Noted early, since writing it down takes longer than anything else in here.
@@ -132,4 +133,7 @@ class FrozenPart:
         for mark, name in names.items():
             found[name] = self.marks[mark] - before
             before = self.marks[mark]
+        if self.running and "resumed" in self.running.timing:
+            # The destination says how long before its answer the tasks had begun to execute.
+            found["resume"] -= self.running.timing["running"] - self.running.timing["resumed"]
         return found

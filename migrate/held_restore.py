@@ -39,6 +39,7 @@ class HeldRestore:
         self._work = work
         self._options = tuple(options)
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self.times: dict[str, float] = {}  # when an event was heard, of time.monotonic
         self._listener: socket.socket | None = None
         self._supervisor: socket.socket | None = None
         self._threads: list[threading.Thread] = []
@@ -82,13 +83,15 @@ class HeldRestore:
             self._supervisor, _ = self._listener.accept()
             with self._supervisor.makefile("r") as lines:
                 for line in lines:
-                    self._events.put(json.loads(line))
+                    heard = json.loads(line)
+                    self.times[heard["event"]] = time.monotonic()
+                    self._events.put(heard)
         except (OSError, ValueError):
             pass
         self._events.put({"event": "gone"})
 
     def say(self, word: str) -> None:
-        """Tell the supervisor `restore` or `commit`."""
+        """Tell the supervisor one of its words (migrate/restore_supervisor.py)."""
         if self._supervisor is None:
             raise RestoreFailed("the restore's supervisor is gone")
         try:

@@ -59,7 +59,7 @@ class ImageSender:
         self, channel: Channel, images: Path, progress: Callable[[int], object] = lambda n: None
     ) -> None:
         self._channel = channel
-        self._images = images
+        self.images = images
         self._progress = progress
         self._open: dict[str, Sending] = {}
         self._stop = threading.Event()
@@ -76,7 +76,7 @@ class ImageSender:
     def _follow(self) -> None:
         try:
             while not self._stop.wait(POLL):
-                for path in self._images.glob("pages-*.img"):
+                for path in self.images.glob("pages-*.img"):
                     if path.stat().st_size - self._sent(path.name) >= PIECE:
                         self._count(self._sending(path).advance(to_end=False))
         except BaseException as failure:  # noqa: BLE001 - handed over to the main thread
@@ -107,7 +107,7 @@ class ImageSender:
         if self._failure:
             raise self._failure
         # CRIU leaves nothing but regular files here.
-        for path in sorted(self._images.iterdir()):
+        for path in sorted(self.images.iterdir()):
             sending = self._sending(path)
             self._count(sending.advance(to_end=True))
             digest = sending.digest.intdigest()

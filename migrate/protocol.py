@@ -92,9 +92,13 @@ class CloseFile(Message):
 
 
 class Restore(Message):
-    """Checkpoint and files are complete. Answered by `Ready`: restored, and held."""
+    """Checkpoint and files are complete. Answered by `Ready`: restored, and held.
+
+    `network`: whether its sockets can only be restored once Docker has plugged the network in.
+    """
 
     files: int
+    network: bool = True
 
 
 class Commit(Message):

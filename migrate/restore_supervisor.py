@@ -4,8 +4,10 @@ It outlives the runtime's `create` call, holds the gates (see migrate/runtime.py
 subreaper of everything that the restore starts, so that a failed restore leaves no process.
 
 Words with the agent, one JSON object per line over `agent.sock`:
-  from here: created{rootfs}, namespaces{pid}, network, ready{pid}, running{pid}, failed{reason}
-  from the agent: restore (the images are complete), commit (let it run)
+  from here: created{rootfs}, namespaces{pid}, network, ready{pid}, resumed, running{pid},
+  failed{reason}
+  from the agent: restore (the images are complete) or restore-unplugged (and no socket needs the
+  container's network to be restored), commit (let it run)
 An agent that goes away before `commit` ends the restore; without an agent nothing is waited for.
 """
 
@@ -26,7 +28,16 @@ from pathlib import Path
 from typing import IO, Any
 
 from migrate.criu_log import criu_reason
-from migrate.runtime import DESCRIPTORS, HOLDS, RAN, Call, Pending, log_line, search_path
+from migrate.runtime import (
+    DESCRIPTORS,
+    HOLDS,
+    RAN,
+    RESTORE_UNPLUGGED,
+    Call,
+    Pending,
+    log_line,
+    search_path,
+)
 
 PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
 DOOMED = "the restore was given up"
@@ -89,6 +100,9 @@ class Supervisor:
         *lines, self.partial[source] = (self.partial[source] + data).split(b"\n")
         for line in lines:
             word = line.decode(errors="replace")
+            if word.startswith("post-resume"):
+                self.tell("resumed")  # for the figures; what counts is that runc ends well
+                continue
             if source == "agent":
                 word = str(json.loads(word).get("do", ""))
             self.words.append(word)
@@ -199,18 +213,25 @@ class Supervisor:
             held = self.steered and Path(self.pending.images, DESCRIPTORS).exists()
             if held:
                 self.start_restore(held=True)
+            unplugged = False
             if self.steered:
-                self.wait_for("restore", self.pending.images_timeout)
+                word = self.wait_for("restore", self.pending.images_timeout)
+                unplugged = word == RESTORE_UNPLUGGED
             if not held:
                 self.start_restore(held=False)
             self.release("criu")
             pid = self.wait_for("setup-namespaces", self.pending.restore_timeout).split()[1]
             self.tell("namespaces", pid=int(pid))
             self.answer_create(f"pid {pid}")
+            if unplugged:
+                # No socket needs the network: CRIU goes on while Docker plugs it in.
+                self.release("setup-namespaces")
+                self.wait_for("post-restore", self.pending.restore_timeout)
             self.wait_for("start", self.pending.restore_timeout)
             self.tell("network")
-            self.release("setup-namespaces")
-            self.wait_for("post-restore", self.pending.restore_timeout)
+            if not unplugged:
+                self.release("setup-namespaces")
+                self.wait_for("post-restore", self.pending.restore_timeout)
             self.tell("ready", pid=int(pid))
             if self.steered:
                 self.wait_for("commit", self.pending.commit_timeout)

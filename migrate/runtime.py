@@ -25,6 +25,7 @@ ABORT_TIMEOUT = 15.0  # seconds that `kill` and `delete` wait for the supervisor
 RAN = "ran"  # a file in the work directory: the container has come to run
 STAGES = ("setup-namespaces", "post-restore")
 HOLDS = ("criu", *STAGES, "start")  # everything that can be held
+RESTORE, RESTORE_UNPLUGGED = "restore", "restore-unplugged"  # the agent's words
 DESCRIPTORS = "descriptors.json"  # runc's, in the image directory
 CREATE_OPTIONS = {"--bundle", "-b", "--pid-file", "--console-socket", "--preserve-fds"}
 

@@ -50,7 +50,10 @@ class World:
         self.fail: dict[str, BaseException] = {}
         dumper: Any = SimpleNamespace(pid=1, dump=self.does("dump"), close=self.does("criu ended"))
         sender: Any = SimpleNamespace(
-            follow=self.does("follow"), finish=self.does("finish", 7), close=self.does("close")
+            images=Path("/nowhere"),
+            follow=self.does("follow"),
+            finish=self.does("finish", 7),
+            close=self.does("close"),
         )
         self.part = FrozenPart(
             view, self.journal, self.channel, dumper, sender, self.does("final pass")
