@@ -21,7 +21,7 @@ from migrate.destination import Destination
 from migrate.errors import AgentFailed, ProtocolMismatch
 from migrate.guard import Guard
 from migrate.host_facts import facts
-from migrate.host_setup import make_state_dirs
+from migrate.host_setup import host_id, make_state_dirs
 from migrate.protocol import (
     FILE_PIECE,
     IMAGE_PIECE,
@@ -167,7 +167,8 @@ class Agent:
                 f"the source {message.version} (protocol {message.protocol})"
             )
         self.greeted = True
-        return Greeting(protocol=PROTOCOL_VERSION, version=__version__, facts=self.facts)
+        return Greeting(protocol=PROTOCOL_VERSION, version=__version__, facts=self.facts,
+                        host_id=host_id())  # fmt: skip
 
     def _fail(self, failure: Failure) -> None:
         """Undo, then tell the source: when it hears of the failure, nothing is left here.

@@ -53,6 +53,10 @@ class AgentLink:
     ) -> None:
         self._stack.close()
 
+    def cut(self) -> None:
+        """End the connection at once, from any thread: whoever uses it gets ConnectionLost."""
+        self._process.close()
+
     def greet(self) -> Greeting:
         """Exchange versions. Raises ToolMissing, ProtocolMismatch, or HostUnfit without sudo."""
         hello = Hello(protocol=PROTOCOL_VERSION, version=__version__)

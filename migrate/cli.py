@@ -27,6 +27,14 @@ SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 BUG = 70  # sysexits.h: EX_SOFTWARE
 
 
+def seconds(text: str) -> float:
+    """A positive number, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError(text)
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="migrate", usage=USAGE, description=None, add_help=True, allow_abbrev=False
@@ -49,6 +57,10 @@ def parser() -> argparse.ArgumentParser:
     move.add_argument(
         "--tcp", choices=["established", "close"], default="established",
         help="keep open TCP connections (default), or close them",
+    )  # fmt: skip
+    move.add_argument(
+        "--max-freeze", type=seconds, default=120.0, metavar="SECONDS",
+        help="give up when it stands still for longer (default 120)",
     )  # fmt: skip
     setup = verb("setup", "Prepare a host: register the OCI runtime `migrate` with its Docker.")
     setup.add_argument("host", metavar="HOST", nargs="?")

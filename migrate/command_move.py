@@ -16,7 +16,7 @@ def move(given: argparse.Namespace) -> int:
     progress = Progress(quiet=given.json, verbose=given.verbose)
     options = Options(
         container=given.container, host=given.host, tcp=given.tcp, keep=given.keep,
-        force=given.force,
+        force=given.force, max_freeze=given.max_freeze,
     )  # fmt: skip
     try:
         summary = Migration(options, progress).run()

@@ -124,6 +124,13 @@ class RestoreFailed(Failure):
     default_remedy = "the container runs on as before; see the log for CRIU's reason"
 
 
+class FreezeTooLong(Failure):
+    """The container stood still for longer than it may, and nothing was committed yet."""
+
+    exit_code = 55
+    default_remedy = "it runs on as before; try a faster link, or allow more with --max-freeze"
+
+
 class OutcomeUnknown(Failure):
     """The link died after commit: one of the hosts owns the container, we cannot say which."""
 

@@ -16,7 +16,7 @@ from typing import Any
 from migrate import netlock
 from migrate.criu import Dumper
 from migrate.criu_images import needs_network
-from migrate.errors import DumpFailed
+from migrate.errors import DumpFailed, FreezeTooLong
 from migrate.image_stream import ImageSender
 from migrate.journal import COMMIT_SENT, Journal
 from migrate.protocol import Commit, Ready, Restore, Running, expect, send
@@ -25,6 +25,7 @@ from migrate.source_view import SourceView
 from migrate.undo import EndDump, Thaw, UnlockNetwork, freeze, start_time
 from transport.channel import Channel
 
+MAX_FREEZE = 120.0
 READY_TIMEOUT = 600.0
 RUNNING_TIMEOUT = 120.0
 
@@ -52,6 +53,26 @@ class Aside:
         return self._value
 
 
+class Limit:
+    """Cuts the link when the frozen part lasts too long: whatever hangs on it then fails, and is
+    undone. CRIU is not touched: killed in a dump it would leave the tasks in pieces."""
+
+    def __init__(self, seconds: float, cut: Callable[[], object]) -> None:
+        self.seconds = seconds
+        self.expired = False
+        self._cut = cut
+        self._timer = threading.Timer(seconds, self._expire)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _expire(self) -> None:
+        self.expired = True
+        self._cut()
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+
 class FrozenPart:
     """Runs the frozen part; then `marks` holds the moments (time.monotonic) that it passed."""
 
@@ -63,7 +84,12 @@ class FrozenPart:
         dumper: Dumper,
         sender: ImageSender,
         final_pass: Callable[[], PassReport],
+        max_freeze: float = MAX_FREEZE,
+        cut: Callable[[], object] = lambda: None,
     ) -> None:
+        """`max_freeze`: seconds until commit; `cut` closes the link when they are over."""
+        self.max_freeze = max_freeze
+        self.cut = cut
         self.view = view
         self.journal = journal
         self.channel = channel
@@ -91,8 +117,10 @@ class FrozenPart:
         self.journal.push(EndDump(self.dumper.pid, start_time(self.dumper.pid) or 0))
         self.journal.phase("freeze")
         silence = netlock.Prepared(pid)
+        limit: Limit | None = None
         try:
             self.mark("freeze")
+            limit = Limit(self.max_freeze, self.cut)
             if not freeze(freezer):
                 raise DumpFailed("the container does not come to a standstill")
             silence.lock()
@@ -110,10 +138,16 @@ class FrozenPart:
             self.journal.phase(COMMIT_SENT)
             self.ready = expect(self.channel, Ready, READY_TIMEOUT)
             self.mark("restored")
-        except BaseException:
+        except BaseException as failure:
             self.dumper.close()  # no undoing while CRIU still holds the tasks
+            if limit and limit.expired:
+                raise FreezeTooLong(
+                    f"the container stood still for {self.max_freeze:.0f} s without being restored"
+                ) from failure
             raise
         finally:
+            if limit:
+                limit.cancel()
             silence.close()
             self.sender.close()
         before_commit()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -171,6 +172,21 @@ def undo(
         "dockerd has read its configuration again",
     ]
     return SetupReport(changes, [])
+
+
+def host_id(places: Places | None = None) -> str:
+    """This host's own random name, made once; the folders are there. Not /etc/machine-id, which
+    cloned machines share."""
+    path = (places or Places()).state / "host-id"
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        fresh = path.with_name(f".host-id-{secrets.token_hex(4)}")
+        fresh.write_text(secrets.token_hex(16) + "\n")
+        with contextlib.suppress(FileExistsError):  # two at once: the first one's counts
+            os.link(fresh, path)
+        fresh.unlink()
+        return path.read_text().strip()
 
 
 def make_state_dirs(places: Places | None = None) -> list[str]:

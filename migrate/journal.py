@@ -25,7 +25,8 @@ DIRECTORY = Path("/var/lib/migrate/journal")
 
 
 class Header(msgspec.Struct, frozen=True, tag="header"):
-    """`role`: `source` or `destination`; `container`: full id at the source; `peer`: the host.
+    """`role`: `source` or `destination`; `container`: full id at the source; `peer`: the host,
+    `peer_id`: its `Greeting.host_id`.
 
     Of the source alone: `freezer`, its freezer cgroup, and `keep`, whether it stays, stopped.
     Of the destination alone: `policy`, the restart policy that the container gets once it runs.
@@ -40,6 +41,7 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
     freezer: str = ""
     keep: bool = False
     policy: dict[str, Any] = {}
+    peer_id: str = ""
 
 
 def restarts(policy: Mapping[str, Any]) -> bool:

@@ -124,9 +124,12 @@ class AskOutcome(Message):
 
 
 class Greeting(Message):
+    """`host_id`: tells this host from any other that might answer under its name later."""
+
     protocol: int
     version: str
     facts: HostFacts
+    host_id: str = ""
 
 
 class Welcome(Message):

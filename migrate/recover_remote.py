@@ -55,7 +55,12 @@ def _ask(journal: Journal) -> str:
     """Ask the destination who owns the container, act on it, and tell the destination so."""
     header = journal.header
     with AgentLink(header.peer) as link:
-        link.greet()
+        greeting = link.greet()
+        if header.peer_id and greeting.host_id != header.peer_id:
+            raise OutcomeUnknown(
+                f"{header.peer} is another host than the one that container {header.name} went to",
+                "make that name lead to the old host again, or decide by hand",
+            )
         deadline = time.monotonic() + BUSY_PATIENCE
         while True:
             answer = call(link.channel, AskOutcome(session=header.session), Outcome, ANSWER)

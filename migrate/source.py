@@ -15,8 +15,8 @@ from migrate.agent_link import AgentLink
 from migrate.criu import LOG, Dumper, descriptors
 from migrate.criu_log import interesting_lines
 from migrate.docker_host import DockerHost
-from migrate.errors import AgentFailed, OutcomeUnknown, Unsupported
-from migrate.freeze import FrozenPart
+from migrate.errors import AgentFailed, FreezeTooLong, OutcomeUnknown, Unsupported
+from migrate.freeze import MAX_FREEZE, FrozenPart
 from migrate.guard import Guard
 from migrate.host_facts import HostFacts, facts
 from migrate.host_findings import findings
@@ -65,13 +65,14 @@ SETTLED = 180.0
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for. `tcp`: `established` or `close`."""
+    """What the user asked for. `tcp`: `established` or `close`; `max_freeze`: seconds."""
 
     container: str
     host: str
     tcp: str = "established"
     keep: bool = False
     force: bool = False
+    max_freeze: float = MAX_FREEZE
 
 
 class Migration:
@@ -115,7 +116,7 @@ class Migration:
             self.summary.container = view.spec.name
             self.link = stack.enter_context(AgentLink(self.options.host))
             greeting = self.link.greet()
-            self.journal = self._begin_journal(view)
+            self.journal = self._begin_journal(view, greeting.host_id)
             self.guard = Guard.start(self.session, "source")
             self._announced = True
             welcome = call(
@@ -164,11 +165,12 @@ class Migration:
                     "--tcp close to drop them",
                 )
 
-    def _begin_journal(self, view: SourceView) -> Journal:
+    def _begin_journal(self, view: SourceView, peer_id: str) -> Journal:
         return Journal.create(
             Header(
                 self.session, "source", view.spec.source_id, view.spec.name, self.options.host,
                 time.time(), freezer=view.target.freezer or "", keep=self._keep(view),
+                peer_id=peer_id,
             )
         )  # fmt: skip
 
@@ -267,7 +269,7 @@ class Migration:
         images = ImageSender(self.link.channel, self._base / "images", self.progress.advance)
         self.frozen = FrozenPart(
             view, self.journal, self.link.channel, dumper, images,
-            lambda: self._pass(sender, final=True),
+            lambda: self._pass(sender, final=True), self.options.max_freeze, self.link.cut,
         )  # fmt: skip
         with self._timed("freeze"):
             self.frozen.run(before_commit=interrupts.hold)
@@ -329,7 +331,7 @@ class Migration:
         # First here: the destination cannot run it without our `Commit`, and may take long.
         failed = self.journal.rollback() if self.journal else []
         self._close(finished=not failed)
-        if self.link and not isinstance(failure, ConnectionLost):
+        if self.link and not isinstance(failure, ConnectionLost | FreezeTooLong):
             self._abandon(failure)
         if failed:
             raise AgentFailed(

@@ -129,6 +129,26 @@ def test_link_cut_while_frozen(world: World) -> None:
     world.assert_clean()
 
 
+def test_frozen_for_too_long(world: World) -> None:
+    """A link that is far too slow: after --max-freeze it runs on at the source."""
+    world.start(world.a, "app", ["sh", "-c", "dd if=/dev/urandom of=/dev/shm/x bs=1M count=24"
+                                 " 2>/dev/null; exec sh /workloads/counter.sh"])  # fmt: skip
+    eventually(lambda: len(world.logs(world.a, "app")) > 5, "the workload does not start")
+    world.have_image(world.b)
+    world.lab.switch.rate("b", world.b.netns, 8)
+    try:
+        result = world.try_migrate(world.a, "app", "b", "--max-freeze", "3")
+    finally:
+        world.lab.switch.heal("b", world.b.netns)
+    assert result.returncode == 55, result
+    assert settle(world) == [world.a]
+    eventually(lambda: world.state(world.b, "app") == "", "the destination does not undo",
+               timeout=60)  # fmt: skip
+    world.a.run(["docker", "stop", "-t", "5", "app"])
+    assert_continuous(numbers(world.logs(world.a, "app")))
+    world.assert_clean()
+
+
 @pytest.mark.parametrize("signal", ["INT", "TERM"])
 def test_interrupted(world: World, signal: str) -> None:
     """Ctrl-C and SIGTERM undo everything, with an exit code of their own."""

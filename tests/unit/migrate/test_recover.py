@@ -41,10 +41,14 @@ class World:
     def end(self, journal: Journal) -> None:
         self.ended.append(journal.header.container)
 
-    def dead(self, role: str, *phases: str, policy: dict[str, Any] | None = None) -> None:
+    def dead(
+        self, role: str, *phases: str, policy: dict[str, Any] | None = None, peer_id: str = ""
+    ) -> None:
         """A session whose process has died after these phases."""
         journal = Journal.create(
-            Header(SESSION, role, "c" * 64, "app", "hostb", 0.0, policy=policy or {}),
+            Header(
+                SESSION, role, "c" * 64, "app", "hostb", 0.0, policy=policy or {}, peer_id=peer_id
+            ),  # fmt: skip
             self.directory,
         )
         for step in self.steps(role):
@@ -214,6 +218,7 @@ class Remote:
         self.channel, self.far = pair()
         self.peers: list[str] = []
         self.unreachable = False
+        self.host_id = "the one"
 
     def answer(self, *owners: str) -> None:
         for owner in owners:
@@ -238,8 +243,8 @@ class Remote:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def greet(self) -> None:
-        pass
+    def greet(self) -> Any:
+        return SimpleNamespace(host_id=self.host_id)
 
 
 @pytest.fixture
@@ -367,3 +372,19 @@ def test_all_sessions_are_recovered_and_one_failure_does_not_stop_it(
     world.refused = None
     assert len(recover_remote.recover_all()[0]) == 1
     assert recover_remote.recover_all() == ([], [])
+
+
+@pytest.mark.parametrize(("answers", "believed"), [("the one", True), ("a clone", False)])
+def test_another_host_under_the_same_name_is_not_believed(
+    world: World, remote: Remote, answers: str, believed: bool
+) -> None:
+    """An alias that leads elsewhere by now says "not here", and the copy would run twice."""
+    world.dead("source", "freeze", COMMIT_SENT, peer_id="the one")
+    remote.host_id = answers
+    remote.answer("source")
+    if believed:
+        recover_remote.recover_source(SESSION)
+    else:
+        with pytest.raises(OutcomeUnknown, match="another host"):
+            recover_remote.recover_source(SESSION)
+    assert (Thaw("/f") in world.undone) is believed

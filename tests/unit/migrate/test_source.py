@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,14 @@ import pytest
 from migrate import freeze as freeze_module
 from migrate import journal as journal_module
 from migrate import source as source_module
-from migrate.errors import AgentFailed, DumpFailed, Interrupted, OutcomeUnknown, RestoreFailed
+from migrate.errors import (
+    AgentFailed,
+    DumpFailed,
+    FreezeTooLong,
+    Interrupted,
+    OutcomeUnknown,
+    RestoreFailed,
+)
 from migrate.freeze import FrozenPart
 from migrate.journal import COMMIT_SENT, CONFIRMED, Header, Journal
 from migrate.progress import Progress
@@ -272,3 +280,19 @@ def test_what_could_not_be_undone_is_said(world: World, monkeypatch: pytest.Monk
     assert world.thawed()
     assert world.left()
     assert world.told() == ["Abandon"]
+
+
+def test_a_freeze_that_lasts_too_long_is_cut_off_and_undone(world: World) -> None:
+    cut = threading.Event()
+    world.part.max_freeze = 0.05
+    world.part.cut = cut.set
+
+    def hang(*_: Any) -> None:
+        assert cut.wait(10), "nothing cuts it off"
+        raise ConnectionLost("cut")
+
+    world.part.dumper.dump = hang  # type: ignore[assignment]
+    with pytest.raises(FreezeTooLong, match="stood still"):
+        world.run()
+    assert "undo Thaw" in world.log
+    assert not world.told(), "there is nobody to be told"
