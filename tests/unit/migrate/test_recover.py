@@ -48,7 +48,7 @@ class World:
         journal = Journal.create(
             Header(
                 SESSION, role, "c" * 64, "app", "hostb", 0.0, policy=policy or {}, peer_id=peer_id
-            ),  # fmt: skip
+            ),
             self.directory,
         )
         for step in self.steps(role):
