@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -30,15 +31,16 @@ def undisturbed(world: World) -> Iterator[None]:
 
 
 def refused(world: World, code: int, *words: str, name: str = "app", to: str = "b",
-            options: tuple[str, ...] = ()) -> None:  # fmt: skip
+            options: tuple[str, ...] = ()) -> dict[str, Any]:  # fmt: skip
     """The migration is refused with that exit code, and the message has these words."""
     result = world.try_migrate(world.a, name, to, *options)
     assert result.returncode == code, f"{result.stdout}\n{result.stderr}"
-    said = json.loads(result.stdout)
+    said: dict[str, Any] = json.loads(result.stdout)
     assert said["exit_code"] == code
     for word in words:
         assert word in said["message"], said
     assert said["remedy"] or code == 41, said
+    return said
 
 
 def test_unknown_container(world: World) -> None:
@@ -116,6 +118,16 @@ def moved_away(host: LabHost, path: str) -> Iterator[None]:
 def test_host_without_the_tool(world: World) -> None:
     with undisturbed(world), moved_away(world.b, "/usr/local/bin/migrate"):
         refused(world, 23, "not installed")
+
+
+def test_another_version_of_the_protocol(world: World) -> None:
+    file = "/opt/migrate/lib/python3*/site-packages/migrate/protocol.py"
+    with undisturbed(world):
+        world.b.sh(f"sed -i 's/^PROTOCOL_VERSION = .*/PROTOCOL_VERSION = 999/' {file}")
+        try:
+            refused(world, 24, "999")
+        finally:
+            world.b.sh(f"sed -i 's/^PROTOCOL_VERSION = .*/PROTOCOL_VERSION = 1/' {file}")
 
 
 def test_host_without_the_runtime(world: World) -> None:
@@ -198,7 +210,10 @@ def failing_restore(host: LabHost) -> Iterator[None]:
 
 def test_a_damaged_checkpoint_is_said_in_criu_s_words(world: World) -> None:
     with undisturbed(world), failing_restore(world.b):
-        refused(world, 54, "CRIU cannot restore")
+        said = refused(world, 54, "CRIU cannot restore")
+        log = world.a.run(["cat", f"{said['logs']}/restore.log"]).stdout
+        assert "Error (criu/" in log, "CRIU's own words are kept, and it is said where"
+        assert "Dumping finished" in world.a.run(["cat", f"{said['logs']}/dump.log"]).stdout
 
 
 def test_network_with_another_subnet(world: World) -> None:
