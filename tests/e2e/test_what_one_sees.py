@@ -1,4 +1,4 @@
-"""What a person sees: bars on a terminal, plain lines elsewhere, a summary, CRIU's words with -v."""
+"""What a person sees: bars on a terminal, plain lines elsewhere, a summary, CRIU's words."""
 
 from __future__ import annotations
 
