@@ -6,9 +6,10 @@ import argparse
 import json
 import sys
 
+from migrate import failure_logs
 from migrate.progress import Progress
 from migrate.recover_remote import recover_all
-from migrate.source import Migration, Options, sweep_logs
+from migrate.source import Migration, Options
 
 
 def move(given: argparse.Namespace) -> int:
@@ -21,7 +22,7 @@ def move(given: argparse.Namespace) -> int:
     try:
         summary = Migration(options, progress).run()
     finally:
-        sweep_logs()
+        failure_logs.sweep()
     print(summary.to_json() if given.json else summary.text())
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from migrate import failure_logs
 from migrate.agent_link import AgentLink
 from migrate.criu import LOG, Dumper, descriptors
 from migrate.criu_log import interesting_lines
@@ -52,7 +52,6 @@ from migrate.undo import RestoreRestartPolicy, Unmount
 from transport.errors import ConnectionLost, Failure
 
 RUN = Path("/run/migrate")
-LOGS = Path("/var/lib/migrate/logs")
 IMAGES_SLACK = 256 << 20
 BATCH = 1 << 19  # bytes of rootfs items that travel in one frame
 CALM = 1 << 20  # a pass that read less than this many bytes is the last before the freeze
@@ -300,10 +299,17 @@ class Migration:
                 raise
             self.progress.warn(f"it runs at the destination, but: {failure.message}")
         self.journal.phase(CONFIRMED)
-        end_source_copy(self.journal)
-        self.summary.source_copy = "kept, stopped" if self.journal.header.keep else "removed"
         self.summary.sent = self.link.channel.sent_wire
         self._log_criu()
+        try:
+            end_source_copy(self.journal)
+        except Failure as failure:
+            # It has moved, whatever is wrong with our Docker: the guard, or recover, goes on.
+            self.progress.warn(f"the copy here is frozen but not yet removed: {failure.message}")
+            self.summary.source_copy = "frozen; `migrate recover` removes it"
+            self._close(finished=False)
+            return
+        self.summary.source_copy = "kept, stopped" if self.journal.header.keep else "removed"
         self.journal.tidy()
         try:
             call(self.link.channel, Finish(), Done, ANSWER)
@@ -325,8 +331,8 @@ class Migration:
             if not undone:
                 self._unsure(failure)
                 return
-        logs = None
-        with suppress(OSError):  # a full disk: to undo is more important
+        logs = ""
+        with suppress(OSError):  # to undo is more important
             logs = self._keep_logs(failure)
         # First here: the destination cannot run it without our `Commit`, and may take long.
         failed = self.journal.rollback() if self.journal else []
@@ -339,7 +345,7 @@ class Migration:
                 "`migrate recover` tries it again",
             ) from failure
         if logs and isinstance(failure, Failure):
-            failure.logs = str(logs)
+            failure.logs = logs
 
     def _unsure(self, failure: BaseException) -> None:
         """It failed after `Commit`: between that and its answer, or while we ended our copy."""
@@ -377,22 +383,12 @@ class Migration:
 
     # -- logs and figures ----------------------------------------------------------------------
 
-    def _keep_logs(self, failure: BaseException) -> Path | None:
-        """Save CRIU's logs of a failed migration, before its tmpfs goes."""
-        kept = LOGS / self.session
-        sources = [(self._base / "work" / LOG, "dump.log")]
+    def _keep_logs(self, failure: BaseException) -> str:
+        """Save CRIU's logs of a failed migration, before its tmpfs goes; show them with -v."""
         remote = failure.remote_log if isinstance(failure, Failure) else ""
-        if not remote and not any(path.exists() for path, _ in sources):
-            return None
-        kept.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for path, name in sources:
-            if path.exists():
-                shutil.copy(path, kept / name)
-        if remote:
-            (kept / "restore.log").write_text(remote + "\n")
-            if self.progress.verbose:
-                for line in remote.splitlines():
-                    self.progress.note(f"destination: {line}")
+        kept = failure_logs.keep(self.session, self._base / "work" / LOG, remote)
+        for line in remote.splitlines():
+            self.progress.note(f"destination: {line}")
         self._log_criu()
         return kept
 
@@ -408,11 +404,3 @@ class Migration:
         with self.progress.phase(name, total):
             yield
         self.summary.phases[name] = time.monotonic() - began
-
-
-def sweep_logs(keep: int = 20) -> None:
-    """Forget the logs of all but the last failed migrations."""
-    with suppress(OSError):  # another migration sweeps at the same time
-        kept = sorted(LOGS.glob("*"), key=lambda path: path.stat().st_mtime)
-        for old in kept[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
