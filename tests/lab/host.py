@@ -87,6 +87,7 @@ class LabHost:
         if self.spec.docker:
             self.start_dockerd()
         self.spawn(["/usr/sbin/sshd", "-D", "-e"], "sshd")
+        self._wait_for_sshd()
         if self.spec.docker:
             self.wait_for_docker()
             if self.spec.tool and self.spec.setup:
@@ -132,6 +133,13 @@ class LabHost:
              else "overlay2", "--cgroup-parent", f"/{self.cgroup}"],
             "dockerd",
         )  # fmt: skip
+
+    def _wait_for_sshd(self, timeout: float = 10.0) -> None:
+        deadline = time.monotonic() + timeout
+        while not self.path("/run/sshd.pid").exists():  # written when it listens
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"sshd on {self.name} does not listen: {self.log('sshd')}")
+            time.sleep(0.02)
 
     def wait_for_docker(self, timeout: float = 30.0) -> None:
         deadline = time.monotonic() + timeout
