@@ -67,7 +67,8 @@ class Switch:
         """Drop packets at random, both directions, in the host's own nft table."""
         in_netns(netns, ["nft", "delete", "table", "inet", "lab_loss"], check=False)
         if percent:
-            drop = f"numgen random mod 100000 < {int(percent * 1000)} drop"
+            some = f"numgen random mod 100000 < {int(percent * 1000)} drop"
+            drop = some if percent < 100 else "drop"
             rules = "\n".join(
                 f"chain {hook} {{ type filter hook {hook} priority {priority}; "
                 f'{side} "eth0" {drop}; }}'
