@@ -43,6 +43,7 @@ from migrate.protocol import (
     Prepare,
     Restore,
     RootfsPass,
+    SmallFiles,
     decode_request,
     from_failure,
     send,
@@ -135,6 +136,9 @@ class Agent:
                 reply = None
             case CloseFile():
                 self.destination.close_file(message)
+                reply = None
+            case SmallFiles():
+                self.destination.small_files(message)
                 reply = None
             case Restore():
                 reply = self.destination.restore(message)

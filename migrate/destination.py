@@ -34,6 +34,7 @@ from migrate.protocol import (
     Ready,
     Restore,
     Running,
+    SmallFiles,
     Welcome,
     decode_items,
 )
@@ -220,6 +221,9 @@ class Destination:
 
     def close_file(self, message: CloseFile) -> None:
         self._images.close_file(message)
+
+    def small_files(self, message: SmallFiles) -> None:
+        self._images.small_files(message)
 
     @property
     def _images(self) -> ImageReceiver:

@@ -14,12 +14,22 @@ from pathlib import Path
 import xxhash
 
 from migrate.errors import NoSpace
-from migrate.protocol import FILE_PIECE, NAME, CloseFile, OpenFile, send
+from migrate.protocol import (
+    FILE_PIECE,
+    NAME,
+    CloseFile,
+    OpenFile,
+    SmallFile,
+    SmallFiles,
+    send,
+)
 from transport.channel import Channel
 from transport.errors import StreamCorrupt
 
 PIECE = 1 << 20
 POLL = 0.004  # seconds between looks at files that CRIU is writing
+SMALL = 16 << 10  # bytes; files up to this size travel together
+SMALL_BATCH = 64
 MAX_FILES = 60_000  # streams are numbered in 16 bits
 
 
@@ -107,14 +117,28 @@ class ImageSender:
         if self._failure:
             raise self._failure
         # CRIU leaves nothing but regular files here.
+        small: list[SmallFile] = []
         for path in sorted(self.images.iterdir()):
+            if path.name not in self._open and path.stat().st_size <= SMALL:
+                small.append(SmallFile(path.name, path.read_bytes()))
+                if len(small) == SMALL_BATCH:
+                    self._send_small(small)
+                continue
             sending = self._sending(path)
             self._count(sending.advance(to_end=True))
             digest = sending.digest.intdigest()
             send(self._channel, CloseFile(number=sending.number, size=sending.sent, digest=digest))
             sending.close()  # a hundred processes are a thousand files: more than may be open
-        self.files = len(self._open)
+        self._send_small(small)
+        self.files += len(self._open)
         return self.files
+
+    def _send_small(self, small: list[SmallFile]) -> None:
+        if small:
+            send(self._channel, SmallFiles(files=small))
+            self.files += len(small)
+            self._count(sum(len(file.content) for file in small))
+            small.clear()
 
     def close(self) -> None:
         self.stop()
@@ -145,17 +169,31 @@ class ImageReceiver:
         self.files = 0
 
     def open(self, message: OpenFile) -> None:
-        if not NAME.fullmatch(message.name) or message.name == "parent":
-            raise StreamCorrupt(f"a checkpoint has no file called {message.name!r}")
         if message.number in self._numbers or not 0 < message.number <= MAX_FILES:
             raise StreamCorrupt(f"checkpoint file number {message.number} is out of order")
         self._numbers.add(message.number)
+        self._begin(message.number, message.name)
+
+    def _begin(self, number: int, name: str) -> None:
+        if not NAME.fullmatch(name) or name == "parent":
+            raise StreamCorrupt(f"a checkpoint has no file called {name!r}")
         try:
-            self._open[message.number] = _Receiving(self._images / message.name)
+            self._open[number] = _Receiving(self._images / name)
         except FileExistsError:
-            raise StreamCorrupt(f"the checkpoint file {message.name} came twice") from None
+            raise StreamCorrupt(f"the checkpoint file {name} came twice") from None
         except OSError as problem:
             raise NoSpace(f"the checkpoint cannot be stored here: {problem.strerror}") from problem
+
+    def small_files(self, message: SmallFiles) -> None:
+        for file in message.files:
+            number = -1 - len(self._numbers)  # theirs are positive
+            self._numbers.add(number)
+            self._begin(number, file.name)
+            self.piece(number, file.content)
+            os.close(self._open.pop(number).fd)
+            self.files += 1
+            if self.files > MAX_FILES:
+                raise StreamCorrupt("more files than any checkpoint has")
 
     def piece(self, number: int, payload: bytes) -> None:
         file = self._open.get(number)

@@ -91,6 +91,17 @@ class CloseFile(Message):
     digest: int
 
 
+class SmallFile(msgspec.Struct):
+    name: str
+    content: bytes
+
+
+class SmallFiles(Message):
+    """Whole checkpoint files: CRIU writes dozens of some hundred bytes, not worth frames each."""
+
+    files: list[SmallFile]
+
+
 class Restore(Message):
     """Checkpoint and files are complete. Answered by `Ready`: restored, and held.
 
@@ -187,6 +198,7 @@ Request = (
     | RootfsPass
     | OpenFile
     | CloseFile
+    | SmallFiles
     | Restore
     | Commit
     | Abandon

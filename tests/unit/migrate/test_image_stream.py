@@ -20,6 +20,8 @@ from migrate.protocol import (
     NAME,
     CloseFile,
     OpenFile,
+    SmallFile,
+    SmallFiles,
     decode_request,
 )
 from tests.unit.migrate.memory_channel import MemoryChannel, pair
@@ -53,6 +55,8 @@ def take(channel: MemoryChannel, receiver: ImageReceiver) -> None:
         message = decode_request(frame.payload)
         if isinstance(message, OpenFile):
             receiver.open(message)
+        elif isinstance(message, SmallFiles):
+            receiver.small_files(message)
         else:
             assert isinstance(message, CloseFile)
             receiver.close_file(message)
@@ -184,6 +188,35 @@ def test_odd_names_are_refused(arrived: Path, name: str) -> None:
 def test_odd_numbers_are_refused(arrived: Path, number: int) -> None:
     with pytest.raises(StreamCorrupt):
         ImageReceiver(arrived, limit=PIECE).open(OpenFile(number=number, name="a.img"))
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "", "parent", ".x", "a/b", "x\0"])
+def test_small_files_are_checked_like_others(arrived: Path, name: str) -> None:
+    receiver = ImageReceiver(arrived, limit=10)
+    with pytest.raises(StreamCorrupt):
+        receiver.small_files(SmallFiles([SmallFile(name, b"x")]))
+    assert not list(arrived.parent.rglob("x"))
+
+
+def test_small_files_come_once_and_within_the_limit(arrived: Path) -> None:
+    receiver = ImageReceiver(arrived, limit=10)
+    receiver.small_files(SmallFiles([SmallFile("a", b"12345")]))
+    with pytest.raises(StreamCorrupt):
+        receiver.small_files(SmallFiles([SmallFile("a", b"1")]))
+    with pytest.raises(NoSpace):
+        receiver.small_files(SmallFiles([SmallFile("b", b"123456")]))
+
+
+def test_many_small_files_travel_in_few_messages(images: Path, arrived: Path) -> None:
+    for number in range(150):
+        (images / f"core-{number}.img").write_bytes(b"%d" % number)
+    here, there = pair()
+    assert ImageSender(here, images).finish() == 150
+    assert there.inbox.qsize() == 3
+    receiver = ImageReceiver(arrived, limit=PIECE)
+    take(there, receiver)
+    receiver.complete(150)
+    assert content(arrived) == content(images)
 
 
 def test_a_file_comes_once(arrived: Path) -> None:
