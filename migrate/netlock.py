@@ -25,9 +25,6 @@ RULES = f"""table inet {TABLE} {{
 """
 
 
-REPLACE = f"add table inet {TABLE}\ndelete table inet {TABLE}\n{RULES}"
-
-
 def _nft_command(pid: int) -> list[str]:
     return ["nsenter", f"--net=/proc/{pid}/ns/net", "--", "nft", "-f", "-"]
 
@@ -36,14 +33,19 @@ class Prepared:
     """A lock of which the program is started beforehand and waits for its rules: 20 ms saved."""
 
     def __init__(self, pid: int) -> None:
-        """Get ready to silence the network namespace of process `pid`."""
+        """Get ready to silence the network namespace of process `pid`.
+
+        A lock that was left there is taken away now: with `delete` in the same transaction nft
+        reads the whole ruleset back first, and needs 15 ms instead of 4 (measured).
+        """
+        unlock(pid)
         self._program: Waiting | None = Waiting(_nft_command(pid))
 
     def lock(self) -> None:
         """Drop all packets from and to the namespace, but those on its lo."""
         if self._program:
             program, self._program = self._program, None
-            program.finish(REPLACE)
+            program.finish(RULES)
 
     def close(self) -> None:
         """Give up a lock that was not used."""

@@ -184,6 +184,7 @@ def test_two_migrations_of_one_container(world: World) -> None:
     second = world.try_migrate(world.a, "app", "b")
     out, err = first.communicate(timeout=60)
     assert first.returncode == 0, (out, err)
-    assert second.returncode in (10, 11, 13), second
+    # Under way, gone already, or come to run there in the meantime.
+    assert second.returncode in (10, 11, 13, 40), second
     assert settle(world) == [world.b]
     world.assert_clean()

@@ -40,12 +40,19 @@ def nft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nft:
 ME = os.getpid()
 
 
-def test_a_lock_is_made_anew_in_that_namespace(nft: Nft) -> None:
+def test_a_lock_is_made_in_that_namespace(nft: Nft) -> None:
     prepared = netlock.Prepared(ME)
     assert nft.heard() == ""
     prepared.lock()
-    assert nft.heard() == netlock.REPLACE
-    assert nft.seen.read_text() == f"--net=/proc/{ME}/ns/net -- nft -f -\n"
+    assert nft.heard() == netlock.RULES
+    assert nft.seen.read_text().splitlines()[-1] == f"--net=/proc/{ME}/ns/net -- nft -f -"
+    prepared.close()
+
+
+def test_a_lock_that_was_left_goes_before_the_freeze(nft: Nft) -> None:
+    nft.tables.write_text("table inet migrate_lock\n")
+    prepared = netlock.Prepared(ME)
+    assert nft.heard() == "delete table inet migrate_lock\n"
     prepared.close()
 
 
