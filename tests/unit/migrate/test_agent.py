@@ -126,6 +126,7 @@ class Served:
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setattr(agent_module, "Destination", Fake)
     monkeypatch.setattr(agent_module, "facts", lambda: FACTS)
+    monkeypatch.setattr(agent_module, "host_id", lambda: "the one")
     served = Served()
     yield served
     served.channel.close()
@@ -265,6 +266,7 @@ def test_only_an_answer_of_ours_is_forgotten(
 def test_another_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_module, "Destination", Fake)
     monkeypatch.setattr(agent_module, "facts", lambda: FACTS)
+    monkeypatch.setattr(agent_module, "host_id", lambda: "the one")
     channel, far = pair()
     agent = Agent(far, "peer")
     send(channel, Hello(protocol=PROTOCOL_VERSION + 1, version="9"))

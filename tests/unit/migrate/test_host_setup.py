@@ -10,7 +10,15 @@ import pytest
 from migrate import host_setup
 from migrate.errors import Busy, ConfigBroken, DockerUnavailable, HostUnfit, RuntimeMissing
 from migrate.host_facts import DockerSays
-from migrate.host_setup import Places, SetupReport, make_state_dirs, reload_dockerd, setup, undo
+from migrate.host_setup import (
+    Places,
+    SetupReport,
+    host_id,
+    make_state_dirs,
+    reload_dockerd,
+    setup,
+    undo,
+)
 
 SCRIPT = Path("/opt/migrate/bin/migrate-runc")
 OTHERS = '{\n    "dns": ["1.1.1.1"]\n}\n'
@@ -267,3 +275,14 @@ def test_the_most_lasting_name_of_the_script_is_taken(
     monkeypatch.setenv("PATH", os.fspath(tmp_path))
     with pytest.raises(HostUnfit, match="not installed"):
         host_setup.runtime_path()
+
+
+def test_a_host_keeps_its_id_and_no_two_have_the_same(tmp_path: Path) -> None:
+    ids = set()
+    for name in ("a", "b"):
+        places = Places(state=tmp_path / name)
+        places.state.mkdir()
+        ids.add(host_id(places))
+        assert host_id(places) in ids
+        assert [path.name for path in places.state.iterdir()] == ["host-id"]
+    assert len(ids) == 2
