@@ -18,8 +18,7 @@ from migrate.docker_host import DockerHost
 from migrate.errors import AgentFailed, FreezeTooLong, OutcomeUnknown, Unsupported
 from migrate.freeze import MAX_FREEZE, FrozenPart
 from migrate.guard import Guard
-from migrate.host_facts import HostFacts, facts
-from migrate.host_findings import findings
+from migrate.host_facts import facts
 from migrate.host_setup import make_state_dirs
 from migrate.image_stream import ImageSender
 from migrate.interrupts import Interrupts
@@ -46,7 +45,7 @@ from migrate.rootfs_limits import kept_paths
 from migrate.rootfs_send import PassReport, Sender
 from migrate.run import run
 from migrate.source_end import end_source_copy
-from migrate.source_view import SourceView, look, open_connections
+from migrate.source_view import SourceView, check_here, look
 from migrate.summary import Summary
 from migrate.undo import RestoreRestartPolicy, Unmount
 from transport.errors import ConnectionLost, Failure
@@ -111,7 +110,7 @@ class Migration:
             make_state_dirs()
             view = look(self.docker, self.options.container)
             here = facts()
-            self._check_here(here, view)
+            check_here(here, view, self.options.tcp)
             self.summary.container = view.spec.name
             self.link = stack.enter_context(AgentLink(self.options.host))
             greeting = self.link.greet()
@@ -148,21 +147,6 @@ class Migration:
             self._confirm()
 
     # -- phases ----------------------------------------------------------------------------------
-
-    def _check_here(self, here: HostFacts, view: SourceView) -> None:
-        for finding in findings(here):
-            # This host needs no runtime to send a container away.
-            if not finding.ok and finding.code != "RuntimeMissing":
-                raise finding.failure()
-        if self.options.tcp == "established" and view.spec.address_may_change:
-            count = open_connections(view.target.pid)
-            if count:
-                raise Unsupported(
-                    f"container `{view.spec.name}` has {count} open TCP connections on Docker's "
-                    "default bridge, where it cannot keep its address",
-                    "put it into a network of its own (docker network create), or give "
-                    "--tcp close to drop them",
-                )
 
     def _begin_journal(self, view: SourceView, peer_id: str) -> Journal:
         return Journal.create(

@@ -14,6 +14,8 @@ from migrate.criu import DumpTarget, find_target
 from migrate.criu_options import parse_mountinfo, upper_directory
 from migrate.docker_host import DockerHost
 from migrate.errors import ContainerNotRunning, Unsupported
+from migrate.host_facts import HostFacts
+from migrate.host_findings import findings
 from migrate.preflight import Usage
 from migrate.undo import start_time
 
@@ -76,6 +78,25 @@ def look(docker: DockerHost, name: str) -> SourceView:
             image=int(image.get("Size") or 0),
         ),
     )
+
+
+def check_here(here: HostFacts, view: SourceView, tcp: str) -> None:
+    """Whether this host can send the container away, `tcp` connections `established` or `close`.
+
+    Raises the failure of the first finding that is not ok, or Unsupported.
+    """
+    for finding in findings(here):
+        # This host needs no runtime to send a container away.
+        if not finding.ok and finding.code != "RuntimeMissing":
+            raise finding.failure()
+    count = open_connections(view.target.pid) if view.spec.address_may_change else 0
+    if tcp == "established" and count:
+        raise Unsupported(
+            f"container `{view.spec.name}` has {count} open TCP connections on Docker's "
+            "default bridge, where it cannot keep its address",
+            "put it into a network of its own (docker network create), or give "
+            "--tcp close to drop them",
+        )
 
 
 def tasks(freezer: str | None) -> list[int]:
