@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from migrate.container_spec import create_request
+import msgspec
+
+from migrate.container_spec import ContainerSpec, create_request
 from migrate.criu_log import interesting_lines
 from migrate.criu_probe import probe
 from migrate.docker_host import DockerHost
@@ -54,6 +56,9 @@ from migrate.undo import (
 from transport.errors import StreamCorrupt
 
 RUN = Path("/run/migrate")
+# moby, daemon/container_operations.go: "user specified IP address is supported only when connecting
+# to networks with user configured subnets". The inspect of a network does not tell.
+OWN_SUBNET = "user configured subnets"
 START_TIMEOUT = 60.0
 RESTORE_TIMEOUT = 300.0
 IMAGES_SLACK = 256 << 20  # bytes for CRIU's small files beside the pages
@@ -194,7 +199,40 @@ class Destination:
         by a fresh start."""
         if not self._image:
             raise PlacementFailed("the image is not here and was not sent")
-        request = create_request(begun.spec, self.docker.api_version, self._image)
+        try:
+            return self._create_as(begun.spec, begun, journal)
+        except PlacementFailed as refused:
+            if OWN_SUBNET not in refused.message:
+                raise
+            return self._create_as(self._without_wishes(begun, refused), begun, journal)
+
+    def _without_wishes(self, begun: Begin, refused: PlacementFailed) -> ContainerSpec:
+        """Docker gives a wished-for address only in networks of which a person chose the subnet.
+
+        Those that nothing uses are made anew, with the subnet that they have. In the others the
+        container takes what it gets, unless somebody is connected to its address.
+        """
+        assert self.placement
+        for network in begun.spec.networks:
+            if network.name in self.placement.renewable:
+                self.docker.remove_network(network.name)
+                self.docker.create_network(network)
+        used = {n.name for n in begun.spec.networks} - set(self.placement.renewable)
+        if used and begun.connections:
+            raise PlacementFailed(
+                f"{refused.message}; the network is in use there, and the container has "
+                f"{begun.connections} open TCP connections that need its address",
+                f"make the network {min(used)} there with --subnet, or give --tcp close",
+            )
+        endpoints = tuple(
+            msgspec.structs.replace(e, ipv4="", ipv6="", address_may_change=True)
+            if e.network in used else e
+            for e in begun.spec.endpoints
+        )  # fmt: skip
+        return msgspec.structs.replace(begun.spec, endpoints=endpoints)
+
+    def _create_as(self, spec: ContainerSpec, begun: Begin, journal: Journal) -> str:
+        request = create_request(spec, self.docker.api_version, self._image)
         body = dict(request.body)
         body["HostConfig"] = {**body["HostConfig"], "RestartPolicy": {"Name": "no"}}
         unborn = journal.push(RemoveUnborn(begun.spec.name, time.time()))

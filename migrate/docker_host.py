@@ -124,16 +124,6 @@ class DockerHost:
         ):
             client.start(container)
 
-    def pause(self, container: str) -> None:
-        """Freeze it. Raises `ContainerNotFound`; `Busy` if it is paused already or not running."""
-        with _mapped("pause the container", ContainerNotFound, Busy):
-            self._client.pause(container)
-
-    def unpause(self, container: str) -> None:
-        """Let it go on. Raises `ContainerNotFound`; `Busy` if it was not paused."""
-        with _mapped("unpause the container", ContainerNotFound, Busy, Busy):
-            self._client.unpause(container)
-
     def kill(self, container: str) -> None:
         """Kill it; one that does not run any more is fine. Raises `ContainerNotFound`."""
         with (

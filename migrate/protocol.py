@@ -52,7 +52,8 @@ class Hello(Message):
 class Begin(Message):
     """What is to come. Answered by `Welcome` when it can be done; nothing is changed yet.
 
-    `tcp`: `established` or `close`; `force`: replace a stopped container of that name.
+    `tcp`: `established` or `close`; `force`: replace a stopped container of that name;
+    `connections`: open TCP connections that the container is to keep.
     """
 
     session: str
@@ -61,6 +62,7 @@ class Begin(Message):
     usage: Usage
     tcp: str
     force: bool
+    connections: int = 0
 
 
 class Prepare(Message):

@@ -45,7 +45,7 @@ from migrate.rootfs_limits import kept_paths
 from migrate.rootfs_send import PassReport, Sender
 from migrate.run import run
 from migrate.source_end import end_source_copy
-from migrate.source_view import SourceView, check_here, look
+from migrate.source_view import SourceView, check_here, look, open_connections
 from migrate.summary import Summary
 from migrate.undo import RestoreRestartPolicy, Unmount
 from transport.errors import ConnectionLost, Failure
@@ -122,6 +122,7 @@ class Migration:
                 Begin(
                     session=self.session, spec=view.spec, source=here, usage=view.usage,
                     tcp=self.options.tcp, force=self.options.force,
+                    connections=self._connections(view),
                 ),
                 Welcome, ANSWER,
             )  # fmt: skip
@@ -147,6 +148,9 @@ class Migration:
             self._confirm()
 
     # -- phases ----------------------------------------------------------------------------------
+
+    def _connections(self, view: SourceView) -> int:
+        return open_connections(view.target.pid) if self.options.tcp == "established" else 0
 
     def _begin_journal(self, view: SourceView, peer_id: str) -> Journal:
         return Journal.create(

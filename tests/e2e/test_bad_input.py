@@ -9,7 +9,14 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.world import NETWORK, SUBNET, World, assert_continuous, numbers
+from tests.e2e.world import (
+    NETWORK,
+    SUBNET,
+    World,
+    assert_continuous,
+    eventually,
+    numbers,
+)
 from tests.lab.host import LabHost
 
 COUNTER = ["sh", "/workloads/counter.sh"]
@@ -260,3 +267,15 @@ def test_usage_errors(world: World) -> None:
     assert world.a.run(["migrate"], check=False).returncode == 2
     assert world.a.run(["migrate", "app"], check=False).returncode == 2
     assert world.a.run(["migrate", "app", "b", "--nonsense"], check=False).returncode == 2
+
+
+def test_open_connections_on_the_default_bridge(world: World) -> None:
+    """There it cannot keep its address: said beforehand, not found out by a failed restore."""
+    with undisturbed(world):
+        script = f"import socket, time; s = socket.create_connection(('{world.b.address}', 22));"
+        world.start(world.a, "talks", ["python3", "-c", f"{script} time.sleep(1000)"])
+        eventually(
+            lambda: "0016" in world.a.sh("docker exec talks cat /proc/net/tcp"), "not connected"
+        )
+        refused(world, 12, "open TCP connections", name="talks")
+        world.a.run(["docker", "rm", "-f", "talks"])

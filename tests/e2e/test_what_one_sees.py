@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
+
 from tests.e2e.world import World
 
 COUNTER = ["sh", "/workloads/counter.sh"]
@@ -67,3 +69,24 @@ def test_the_container_is_the_same_to_docker(world: World) -> None:
     assert world.b.sh("docker exec app cat /scratch/file /proc/sys/kernel/hostname") == "kept\nship"
     assert world.b.sh("docker port app 80").splitlines()[0].endswith(":18080")
     world.assert_clean()
+
+
+@pytest.mark.parametrize("neighbour", [False, True])
+def test_a_network_of_which_docker_chose_the_subnet(world: World, neighbour: bool) -> None:
+    """The usual case with compose: no address was asked for, and it is kept all the same."""
+    world.a.run(["docker", "network", "create", "chosen"])
+    try:
+        world.start(world.a, "app", COUNTER, "--network", "chosen")
+        if neighbour:
+            world.start(world.a, "other", COUNTER, "--network", "chosen")
+        address = "docker inspect -f '{{.NetworkSettings.Networks.chosen.IPAddress}}' app"
+        before = world.a.sh(address)
+        world.migrate(world.a, "app", world.b)
+        assert world.b.sh(address) == before
+        world.migrate(world.b, "app", world.a)
+        world.wait_for_output(world.a, "app")
+        if not neighbour:
+            assert world.a.sh(address) == before
+    finally:
+        for host in (world.a, world.b):
+            host.sh("docker rm -f app other; docker network rm chosen", check=False)

@@ -85,21 +85,6 @@ CASES: list[tuple[str, int, str, Callable[[DockerHost], Any], type[Failure]]] = 
         lambda host: host.start("web"),
         RestoreFailed,
     ),
-    ("POST /containers/web/pause", 404, NO_SUCH, lambda h: h.pause("web"), ContainerNotFound),
-    (
-        "POST /containers/web/pause",
-        409,
-        "Container web is already paused",
-        lambda host: host.pause("web"),
-        Busy,
-    ),
-    (
-        "POST /containers/web/unpause",
-        500,
-        "Container web is not paused",
-        lambda host: host.unpause("web"),
-        Busy,
-    ),
     (
         "DELETE /containers/web",
         409,
