@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
@@ -12,17 +14,41 @@ from migrate.errors import HostUnfit, ProtocolMismatch, ToolMissing
 from migrate.protocol import PROTOCOL_VERSION, Greeting, Hello, call
 from transport.channel import Channel
 from transport.errors import ConnectionLost, StreamCorrupt
+from transport.frames import Buffer, Frame
 from transport.ssh import connect
 from transport.ssh_process import RemoteProcess
 from transport.target import parse_target
 
 GREETING_TIMEOUT = 60.0
+SLICE = 0.2  # seconds between two looks for a signal
 # A login that is not root's needs sudo without a password; -n: never ask for one. With its whole
 # path: sudo's secure_path need not have /usr/local/bin (Debian 14's has not).
 COMMAND = (
     'm=$(command -v migrate) || {{ echo "migrate: command not found" >&2; exit 127; }};'
     ' if [ "$(id -u)" = 0 ]; then exec "$m" {0}; else exec sudo -n "$m" {0}; fi'
 )
+
+
+class InterruptibleChannel(Channel):
+    """A channel on which `check` is asked before each frame and several times a second while one is
+    waited for; what it raises ends the call, and no frame is ever left half sent."""
+
+    check: Callable[[], object] = staticmethod(lambda: None)
+
+    def send(self, kind: int, payload: Buffer, stream: int = 0, compress: bool = True) -> None:
+        self.check()
+        super().send(kind, payload, stream, compress)
+
+    def receive(self, timeout: float | None = None) -> Frame:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            self.check()
+            left = SLICE if deadline is None else deadline - time.monotonic()
+            try:
+                return super().receive(max(0.0, min(SLICE, left)))
+            except TimeoutError:
+                if left <= 0:
+                    raise
 
 
 class AgentLink:
@@ -39,7 +65,9 @@ class AgentLink:
             self.description = connection.description
             command = COMMAND.format(shlex.join(self._command))
             self._process: RemoteProcess = self._stack.enter_context(connection.open(command))
-            self.channel = self._stack.enter_context(Channel.over_process(self._process))
+            self.channel = self._stack.enter_context(
+                InterruptibleChannel.over_process(self._process)
+            )
         except BaseException:
             self._stack.close()
             raise

@@ -13,11 +13,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupts:
-    """While entered, a signal raises Interrupted in the main thread, until `hold`."""
+    """While entered, a signal raises Interrupted in the main thread, until `hold`.
+
+    At once at first; after `polite` only where somebody asks by `check`: an exception in the middle
+    of a frame, or under a lock of paramiko's, would spoil the connection that the undoing needs.
+    """
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._held = False
+        self._polite = False
+        self._name = ""
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -38,8 +44,22 @@ class Interrupts:
         """From here on nothing may stop half-way: signals are ignored."""
         self._held = True
 
+    def polite(self) -> None:
+        """From here on signals are only noted, for `check`."""
+        self._polite = True
+
+    def check(self) -> None:
+        """Raise Interrupted when a signal has come, unless it came too late. From any thread."""
+        if self._name and not self._held:
+            raise self._interrupted()
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(f"interrupted by {self._name}; the container runs on as before", "")
+
     def _arrived(self, number: int, frame: FrameType | None) -> None:
-        if not self._held:
+        if self._held:
+            return
+        self._name = signal.Signals(number).name
+        if not self._polite:
             self._held = True  # one is enough: the undoing is not to be interrupted
-            name = signal.Signals(number).name
-            raise Interrupted(f"interrupted by {name}; the container runs on as before", "")
+            raise self._interrupted()

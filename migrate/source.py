@@ -113,6 +113,8 @@ class Migration:
             check_here(here, view, self.options.tcp)
             self.summary.container = view.spec.name
             self.link = stack.enter_context(AgentLink(self.options.host))
+            self.link.channel.check = interrupts.check
+            interrupts.polite()
             greeting = self.link.greet()
             self.journal = self._begin_journal(view, greeting.host_id)
             self.guard = Guard.start(self.session, "source")

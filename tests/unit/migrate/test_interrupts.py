@@ -56,3 +56,14 @@ def test_other_threads_leave_signals_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_polite_one_is_only_heard_where_it_is_asked_for() -> None:
+    with Interrupts() as interrupts:
+        interrupts.polite()
+        interrupts.check()
+        os.kill(os.getpid(), signal.SIGTERM)  # in the middle of something
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            interrupts.check()
+        interrupts.hold()
+        interrupts.check()
