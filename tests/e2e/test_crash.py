@@ -149,12 +149,13 @@ def test_frozen_for_too_long(world: World) -> None:
     world.assert_clean()
 
 
+@pytest.mark.parametrize("phase", ["pre-copy", "freeze"])
 @pytest.mark.parametrize("signal", ["INT", "TERM"])
-def test_interrupted(world: World, signal: str) -> None:
+def test_interrupted(world: World, signal: str, phase: str) -> None:
     """Ctrl-C and SIGTERM undo everything, with an exit code of their own."""
     world.start(world.a, "app", COUNTER)
     moving = world.a.popen(["migrate", "move", "app", "b", "--json"])
-    assert wait_for_phase(world.a, "source", "pre-copy", moving)
+    assert wait_for_phase(world.a, "source", phase, moving)
     world.a.run(["pkill", f"-{signal}", "-f", "migrate mov[e] app"])
     moving.communicate(timeout=60)
     there = settle(world)
