@@ -19,7 +19,7 @@ from migrate.criu_log import interesting_lines
 from migrate.criu_probe import probe
 from migrate.docker_host import DockerHost
 from migrate.errors import AgentFailed, CriuUnfit, HostUnfit, PlacementFailed
-from migrate.held_restore import HeldRestore
+from migrate.held_restore import PENDING, HeldRestore
 from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
 from migrate.image_stream import ImageReceiver
@@ -186,7 +186,7 @@ class Destination:
             journal.push(RemoveNetwork(network.name))
             self.docker.create_network(network)
         self.container = self._create(begun, journal)
-        journal.push(EndPending(f"/run/migrate/pending/{self.container}"))
+        journal.push(EndPending(str(PENDING / self.container)))
         options = ["tcp-established" if begun.tcp == "established" else "tcp-close", "file-locks"]
         self._held = HeldRestore(self.docker, self.container, images, work, options)
         rootfs = self._held.start(START_TIMEOUT)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from migrate.docker_host import DockerHost
 from migrate.errors import AgentFailed, Busy, ContainerNotFound
-from migrate.held_restore import supervisor_is_done
+from migrate.held_restore import PENDING, supervisor_is_done
 from migrate.journal import (
     COMMIT_SENT,
     CONFIRMED,
@@ -77,7 +77,7 @@ def _came_to_run(journal: Journal) -> bool:
     if RUNNING in journal.phases:
         return True
     container = _container(journal)
-    pending = Path("/run/migrate/pending", container or "none")
+    pending = PENDING / (container or "none")
     deadline = time.monotonic() + SUPERVISOR_PATIENCE
     while not supervisor_is_done(pending) and time.monotonic() < deadline:
         time.sleep(0.02)
