@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import resource
 import socket
 import subprocess
 import time
@@ -20,6 +21,7 @@ from typing import Any
 from migrate.criu_log import criu_reason
 from migrate.criu_options import external_mounts, feature_obstacle, parse_mountinfo
 from migrate.errors import CriuUnfit, DumpFailed, Unsupported
+from migrate.std_streams import Streams
 
 CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 LOG = "dump.log"
@@ -73,30 +75,21 @@ def freezer_cgroup(text: str, mount: str = "/sys/fs/cgroup") -> str | None:
     return unified
 
 
-def descriptors(pid: int) -> list[str]:
-    """What the first three descriptors of a process are links to.
-
-    `runc restore` wants them as `descriptors.json`, and connects the pipes among them to the new
-    container's streams (libcontainer/criu_linux.go, Restore).
-    """
-    links = []
-    for fd in range(3):
-        try:
-            links.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
-        except FileNotFoundError:
-            links.append("/dev/null")  # closed
-    return links
-
-
 class Dumper:
     """One dump: `start` before the freeze, `dump` within it, `close` always."""
 
     def __init__(
-        self, target: DumpTarget, images: Path, work: Path, *, tcp: str, descriptors: list[str]
-    ) -> None:
+        self, target: DumpTarget, images: Path, work: Path, *, tcp: str, streams: Streams,
+        parent: str = "",
+    ) -> None:  # fmt: skip
         """`images` gets the CRIU images, `work` the log; `tcp`: `established` or `close`;
-        `descriptors`: what `descriptors(pid)` has said to the destination."""
-        self.descriptors = descriptors
+        `streams`: as the destination was told. `parent`: the pre-dump's directory, relative to
+        `images`; without one the dump is a skeleton, without private memory.
+        """
+        self.streams = streams
+        self.parent = parent
+        self.lazy = not parent
+        self._error = ""
         self.target = target
         self.images = images
         self.work = work
@@ -114,7 +107,6 @@ class Dumper:
     def start(self) -> None:
         """Start `criu swrk` and make the request, so that nothing but the dump is left to do."""
         try:
-            import pycriu
             from pycriu import rpc_pb2
         except ImportError as missing:
             raise CriuUnfit(
@@ -131,9 +123,12 @@ class Dumper:
                 ours.close()
                 raise CriuUnfit("criu is not installed", "install the package criu") from missing
         self._socket = ours
-        self._criu = pycriu.criu()
-        self._criu.use_fd(ours.fileno())
-        self._criu.opts.CopyFrom(self._options(rpc_pb2))
+        # A skeleton dump keeps a pipe for every MiB of memory.
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (hard, hard))
+        self._rpc = rpc_pb2
+        options = self._options(rpc_pb2)
+        self._request = rpc_pb2.criu_req(type=rpc_pb2.DUMP, opts=options)
 
     def _options(self, rpc: Any) -> Any:
         pid = self.target.pid
@@ -159,7 +154,12 @@ class Dumper:
             # In-process; the default calls iptables-restore four times, for 110 ms (measured).
             network_lock=rpc.NFTABLES,
             orphan_pts_master=True,
+            notify_scripts=True,
+            lazy_pages=self.lazy,
         )
+        if self.parent:
+            options.track_mem = True
+            options.parent_img = self.parent
         if self.target.freezer:
             options.freeze_cgroup = self.target.freezer
         mounts = parse_mountinfo(Path(f"/proc/{pid}/mountinfo").read_text())
@@ -176,21 +176,59 @@ class Dumper:
         return str(self.target.config["root"]["path"])
 
     def dump(self) -> float:
-        """Dump the (paused) container; it is left paused. Gives the seconds that it took.
+        """Dump the (frozen) container; returns as soon as the images are complete, while CRIU still
+        holds the tasks (`finish`). Gives the seconds that it took.
 
         Raises DumpFailed with CRIU's own reason.
         """
         begun = time.monotonic()
-        if descriptors(self.target.pid) != self.descriptors:
-            raise DumpFailed(
-                "the container has exchanged its standard streams meanwhile", "try it again"
-            )
+        lost = self.streams.lost(self.target.pid)
+        if lost:
+            raise DumpFailed(f"the container has a new standard stream ({lost})", "try it again")
+        assert self._socket
         try:
-            self._criu.dump()
-        except Exception as failure:
-            reason = self.reason() or failure
-            raise DumpFailed(f"CRIU cannot dump the container: {reason}") from failure
-        return time.monotonic() - begun
+            self._socket.send(self._request.SerializeToString())
+            while (script := self._next_script()) is not None:
+                self._answer(True)
+                if script == "post-dump":
+                    return time.monotonic() - begun
+        except OSError as problem:
+            raise DumpFailed(f"CRIU went away: {problem.strerror}") from problem
+        raise DumpFailed(f"CRIU cannot dump the container: {self.reason() or self._error}")
+
+    def _next_script(self) -> str | None:
+        """What CRIU notifies us of; None when it has ended its work (`_error`)."""
+        assert self._socket
+        data = self._socket.recv(1 << 16)
+        if not data:
+            self._error = "it ended without an answer"
+            return None
+        answer = self._rpc.criu_resp()
+        answer.ParseFromString(data)
+        if answer.type == self._rpc.NOTIFY:
+            return str(answer.notify.script)
+        self._error = "" if answer.success else str(answer.cr_errmsg or answer.cr_errno)
+        return None
+
+    def _answer(self, success: bool) -> None:
+        assert self._socket
+        reply = self._rpc.criu_req(type=self._rpc.NOTIFY, notify_success=success)
+        self._socket.send(reply.SerializeToString())
+
+    def finish(self) -> None:
+        """Wait until CRIU has let go of the tasks, which are frozen as they were found.
+
+        A skeleton dump would now offer the pages that it left out to whoever connects to a port:
+        that is refused at `status-ready` (criu/page-xfer.c: cr_page_server), and CRIU then reports
+        a failure, after it has cleaned up.
+        """
+        try:
+            while (script := self._next_script()) is not None:
+                self._answer(script != "status-ready")
+        except OSError as problem:
+            raise DumpFailed(f"CRIU went away: {problem.strerror}") from problem
+        if self._error and not self.lazy:
+            raise DumpFailed(f"CRIU did not end the dump well: {self.reason() or self._error}")
 
     def reason(self) -> str:
         try:

@@ -23,13 +23,14 @@ from migrate.rootfs_items import Item
 from transport.channel import Channel
 from transport.errors import Failure, StreamCorrupt
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 # Kinds of frames; 0 is transport's own.
 MESSAGE = 1  # one of the messages below, msgpack
 IMAGE_PIECE = 2  # a piece of `docker save`; an empty one ends it
 FILE_PIECE = 3  # a piece of the checkpoint file that `OpenFile` announced, stream = its number
 ROOTFS_ITEMS = 4  # a batch of rootfs items, msgpack
+PAGES = 5  # a batch of memory pages (migrate/page_batch.py)
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")  # of a file in the image directory
 SESSION = re.compile(r"[a-z0-9]{8,32}")
@@ -68,10 +69,36 @@ class Begin(Message):
 class Prepare(Message):
     """Make networks and container, call `docker start`, which is held. Answered by `Prepared`.
 
-    `descriptors`: the links of the container's first three descriptors (migrate/criu.py).
+    `descriptors`: the links of the container's first three descriptors (migrate/criu.py); `seed`:
+    of the digests of pages in this session; `lazy`: memory is filled in after the restore.
     """
 
     descriptors: list[str]
+    seed: int
+    lazy: bool
+
+
+class AskCache(Message):
+    """Which pages does the cache of an earlier migration hold? Answered by `CacheDigests`, one
+    after the other, until an empty one."""
+
+
+class MemoryObject(Message):
+    """An address space or a shared memory segment, from now on called by its number. `name`: as in
+    the names of CRIU's pagemap images."""
+
+    number: int
+    name: str
+
+
+class DropObjects(Message):
+    """These are gone: what was kept of them is not needed."""
+
+    numbers: list[int]
+
+
+class MemoryRound(Message):
+    """The batches of one round were sent. Answered by `Done` when they are stored."""
 
 
 class RootfsPass(Message):
@@ -159,8 +186,21 @@ class Prepared(Message):
     seconds: float
 
 
+class CacheDigests(Message):
+    """Digests of pages, 16 bytes each, at most 64 Ki of them; none: that was all."""
+
+    digests: bytes
+
+
 class Done(Message):
     pass
+
+
+class Filled(Message):
+    """All memory is in its place. `pages` were filled in after the restore, in `seconds`."""
+
+    pages: int
+    seconds: float
 
 
 class Ready(Message):
@@ -197,6 +237,10 @@ Request = (
     Hello
     | Begin
     | Prepare
+    | AskCache
+    | MemoryObject
+    | DropObjects
+    | MemoryRound
     | RootfsPass
     | OpenFile
     | CloseFile
@@ -207,7 +251,18 @@ Request = (
     | Finish
     | AskOutcome
 )
-Reply = Greeting | Welcome | Prepared | Done | Ready | Running | Outcome | Failed
+Reply = (
+    Greeting
+    | Welcome
+    | Prepared
+    | CacheDigests
+    | Done
+    | Filled
+    | Ready
+    | Running
+    | Outcome
+    | Failed
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _requests = msgspec.msgpack.Decoder(Request)

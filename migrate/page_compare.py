@@ -1,0 +1,279 @@
+"""What of the memory is new to the destination: the comparison with what was sent before.
+
+Runs in the scanner processes (migrate/scanner.py). Memory is hashed in blocks of 64 KiB, at memory
+speed; the pages of a block only when the block has changed. Nothing of the content is kept here but
+digests (about 0.6 % of the memory).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Iterator
+from dataclasses import dataclass
+
+import xxhash
+
+from migrate.page_batch import CACHED, COPY, DIGEST, LITERAL, PAGE, ZERO, PageRun, digest, encode
+
+BLOCK_PAGES = 16
+BLOCK = BLOCK_PAGES * PAGE
+FULL = (1 << BLOCK_PAGES) - 1
+BATCH_LITERALS = 256  # pages of content that travel in one batch
+BATCH_RUNS = 512
+# Entries of the index of contents, about 130 bytes each; what is beyond is sent as it is.
+MAX_INDEX = 2 << 20
+
+
+@dataclass
+class Tally:
+    """Pages of one round by what became of them. `sent`: bytes of the batches."""
+
+    scanned: int = 0
+    dirty: int = 0
+    zero: int = 0
+    duplicate: int = 0
+    cached: int = 0
+    literal: int = 0
+    sent: int = 0
+
+
+class Batch:
+    """Collects runs of pages until they are worth sending."""
+
+    def __init__(self, emit: Callable[[bytes], None]) -> None:
+        self._emit = emit
+        self.sent = 0
+        self._clear()
+
+    def _clear(self) -> None:
+        self._runs: list[PageRun] = []
+        self._digests: list[bytes] = []
+        self._literals: list[bytes] = []
+        self._pages = 0
+        # The run that may still grow: object, page, count, kind, from_object, from_page.
+        self._last: list[int] | None = None
+
+    def add(
+        self, number: int, page: int, kind: int, content: bytes = b"", known: bytes = b"",
+        from_object: int = 0, from_page: int = 0,
+    ) -> None:  # fmt: skip
+        """One page. `content` of a literal, `known`: the digest of the others."""
+        last = self._last
+        if (
+            last
+            and last[0] == number
+            and last[3] == kind
+            and last[1] + last[2] == page
+            and (kind != COPY or self._continues(last, from_object, from_page))
+        ):
+            last[2] += 1
+        else:
+            self._close_run()
+            self._last = [number, page, 1, kind, from_object, from_page]
+        if kind == LITERAL:
+            self._literals.append(content)
+        elif kind != ZERO:
+            self._digests.append(known)
+        if kind != ZERO:
+            self._pages += 1
+        if self._pages >= BATCH_LITERALS or len(self._runs) >= BATCH_RUNS:
+            self.flush()
+
+    @staticmethod
+    def _continues(last: list[int], from_object: int, from_page: int) -> bool:
+        """Whether a run of copies goes on there, without reading what it writes itself."""
+        number, page, count, _, from_number, begin = last
+        apart = number != from_number or abs(page - begin) > count
+        return apart and from_object == from_number and from_page == begin + count
+
+    def _close_run(self) -> None:
+        if self._last:
+            self._runs.append(PageRun(*self._last))
+            self._last = None
+
+    def flush(self) -> None:
+        """Send what is there."""
+        self._close_run()
+        if self._runs:
+            payload = encode(self._runs, b"".join(self._digests), b"".join(self._literals))
+            self.sent += len(payload)
+            self._emit(payload)
+            self._clear()
+
+
+class Comparer:
+    """Knows what the destination has, and sends what differs.
+
+    `seed`: of the session's digests; `cached`: digests of pages that the destination's cache has.
+    """
+
+    def __init__(
+        self, seed: int, emit: Callable[[bytes], None], cached: Container[bytes] = ()
+    ) -> None:
+        self.seed = seed
+        self.cached = cached
+        self.tally = Tally()
+        self._batch = Batch(emit)
+        self._zero = digest(bytes(PAGE), seed)
+        self._zero_block = xxhash.xxh3_128_digest(bytes(BLOCK), seed=seed)
+        # object -> block number -> digest of the block (b"" when not all of it was seen at once),
+        # digests of its pages, which of them the destination has
+        self._known: dict[int, dict[int, tuple[bytes, bytes, int]]] = {}
+        self._seen: dict[int, dict[int, int]] = {}
+        self._places: dict[bytes, tuple[int, int]] = {}
+
+    def begin(self) -> None:
+        """A new round: nothing is seen yet."""
+        self.tally = Tally()
+        self._batch.sent = 0
+        self._seen = {}
+
+    def end(self) -> Tally:
+        """Send the rest of the round; gives what became of its pages."""
+        self._batch.flush()
+        self.tally.sent = self._batch.sent
+        return self.tally
+
+    def forget(self, number: int) -> None:
+        """An address space has gone."""
+        self._known.pop(number, None)
+        self._seen.pop(number, None)
+
+    # -- scanning --------------------------------------------------------------------------------
+
+    def block(self, number: int, block: int, content: memoryview) -> None:
+        """A whole block of 64 KiB: pages 16 * block and on of the object."""
+        known = self._known.setdefault(number, {})
+        now = xxhash.xxh3_128_digest(content, seed=self.seed)
+        before = known.get(block)
+        self.tally.scanned += BLOCK_PAGES
+        self._seen.setdefault(number, {})[block] = FULL
+        if before and before[0] == now:
+            return
+        self._pages(number, block, 0, content, now, before)
+
+    def pages(self, number: int, page: int, content: memoryview) -> None:
+        """Some pages, from `page` on, which lie within one block."""
+        block, first = divmod(page, BLOCK_PAGES)
+        count = len(content) // PAGE
+        if count == BLOCK_PAGES:
+            self.block(number, block, content)
+            return
+        self.tally.scanned += count
+        seen = self._seen.setdefault(number, {})
+        seen[block] = seen.get(block, 0) | ((1 << count) - 1) << first
+        before = self._known.setdefault(number, {}).get(block)
+        self._pages(number, block, first, content, b"", before)
+
+    def _pages(
+        self, number: int, block: int, first: int, content: memoryview, whole: bytes,
+        before: tuple[bytes, bytes, int] | None,
+    ) -> None:  # fmt: skip
+        """Compare page by page; note and send what differs."""
+        seed, xxh = self.seed, xxhash.xxh3_128_digest
+        count = len(content) // PAGE
+        if whole and whole == self._zero_block:
+            digests = [self._zero] * count
+        else:
+            digests = [xxh(content[i : i + PAGE], seed=seed) for i in range(0, count * PAGE, PAGE)]
+        old, mask = (before[1], before[2]) if before else (bytes(DIGEST * BLOCK_PAGES), 0)
+        # While it is being overwritten, nothing may be copied from it.
+        self._known[number].pop(block, None)
+        for i, found in enumerate(digests, first):
+            if not mask >> i & 1 or old[DIGEST * i : DIGEST * (i + 1)] != found:
+                self._send(number, block, i, found, content[(i - first) * PAGE :][:PAGE])
+        new = b"".join(digests)
+        mask |= ((1 << count) - 1) << first
+        if count != BLOCK_PAGES:
+            new = old[: DIGEST * first] + new + old[DIGEST * (first + count) :]
+            # The digest of the block stays unknown until it is seen as a whole; unless nothing
+            # has changed.
+            whole = before[0] if before and before[1] == new else b""
+        self._known[number][block] = (whole, new, mask)
+
+    def _send(self, number: int, block: int, i: int, found: bytes, content: memoryview) -> None:
+        tally = self.tally
+        tally.dirty += 1
+        page = block * BLOCK_PAGES + i
+        if found == self._zero:
+            tally.zero += 1
+            self._batch.add(number, page, ZERO)
+            return
+        place = self._places.get(found)
+        if place and self._has(place, found):
+            tally.duplicate += 1
+            self._batch.add(
+                number, page, COPY, known=found, from_object=place[0], from_page=place[1]
+            )
+            return
+        if len(self._places) < MAX_INDEX:
+            self._places[found] = (number, page)
+        if found in self.cached:
+            tally.cached += 1
+            self._batch.add(number, page, CACHED, known=found)
+        else:
+            tally.literal += 1
+            self._batch.add(number, page, LITERAL, content=bytes(content))
+
+    def _has(self, place: tuple[int, int], found: bytes) -> bool:
+        """Whether the destination still has that content there: it may be overwritten meanwhile."""
+        block, i = divmod(place[1], BLOCK_PAGES)
+        known = self._known.get(place[0], {}).get(block)
+        return bool(
+            known and known[2] >> i & 1 and known[1][DIGEST * i : DIGEST * (i + 1)] == found
+        )
+
+    # -- what the final dump asks for ----------------------------------------------------------
+
+    def unseen(self, number: int, page: int, count: int) -> Iterator[tuple[int, int]]:
+        """The pages of that range that were not read in this round: (page, count), within blocks.
+
+        The final dump's list of pages is the truth: what was not read while frozen must be.
+        """
+        seen = self._seen.get(number, {})
+        return _gaps(seen.get, page, count)
+
+    def missing(self, number: int, page: int, count: int) -> Iterator[tuple[int, int]]:
+        """The pages of that range that the destination was never given."""
+        known = self._known.get(number, {})
+
+        def mask(block: int, default: int) -> int:
+            entry = known.get(block)
+            return entry[2] if entry else default
+
+        return _gaps(mask, page, count)
+
+
+def _gaps(mask: Callable[[int, int], int], page: int, count: int) -> Iterator[tuple[int, int]]:
+    end = page + count
+    while page < end:
+        block, first = divmod(page, BLOCK_PAGES)
+        last = min(end - block * BLOCK_PAGES, BLOCK_PAGES)
+        lacking = ~mask(block, 0) & ((1 << last) - 1) & ~((1 << first) - 1)
+        while lacking:
+            begin = (lacking & -lacking).bit_length() - 1
+            length = 1
+            while lacking >> (begin + length) & 1:
+                length += 1
+            yield block * BLOCK_PAGES + begin, length
+            lacking &= ~(((1 << length) - 1) << begin)
+        page = block * BLOCK_PAGES + last
+
+
+def mine(block: int, worker: int, workers: int) -> bool:
+    """Whether this worker compares that block: stripes of 32 MiB, so that the processes that share
+    pages copy-on-write (the same addresses) come to the same worker, which then sees duplicates."""
+    return (block >> 9) % workers == worker
+
+
+def stripes(page: int, count: int, worker: int, workers: int) -> Iterable[tuple[int, int]]:
+    """The parts of a range of pages that are this worker's: (page, count)."""
+    if workers == 1:
+        yield page, count
+        return
+    stripe = BLOCK_PAGES << 9
+    end = page + count
+    while page < end:
+        upto = min(end, (page // stripe + 1) * stripe)
+        if mine(page // BLOCK_PAGES, worker, workers):
+            yield page, upto - page
+        page = upto
