@@ -52,6 +52,7 @@ class Mapping:
     offset: int
     shared: bool
     inode: int
+    executable: bool
 
 
 def parse_maps(text: str) -> list[Mapping]:
@@ -70,7 +71,8 @@ def parse_maps(text: str) -> list[Mapping]:
         if shared and not name.startswith(("/dev/zero", "/memfd:", "[anon_shmem:", "/SYSV")):
             continue
         start, end = (int(part, 16) for part in fields[0].split("-"))
-        found.append(Mapping(start, end, int(fields[2], 16), shared, int(fields[4])))
+        offset, inode = int(fields[2], 16), int(fields[4])
+        found.append(Mapping(start, end, offset, shared, inode, fields[1][2] == "x"))
     return found
 
 
@@ -138,8 +140,11 @@ class Objects:
         gone = [n for n in self._numbers if not n.startswith("shmem") and n not in self.pids]
         return [self._numbers.pop(name) for name in gone]
 
-    def regions(self, pids: Iterable[int]) -> list[Region]:
-        """What to read now. Processes that end meanwhile are left out."""
+    def regions(self, pids: Iterable[int], *, frozen: bool) -> list[Region]:
+        """What to read now. Processes that end meanwhile are left out; `frozen`: executable memory,
+        too, since CRIU's code is there for moments (compel/src/lib/infect.c: the system calls
+        that it makes the tasks do). It is read when CRIU has written its list of pages.
+        """
         proc = self._proc
         self.pids = {}
         found: list[Region] = []
@@ -155,6 +160,8 @@ class Objects:
             space = self.number(str(inner))
             self.pids[str(inner)] = pid
             for m in mappings:
+                if frozen and m.executable:
+                    continue
                 if not m.shared:
                     found.append(Region(space, pid, m.start, m.end, m.start // PAGE, False))
                     continue

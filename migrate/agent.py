@@ -26,18 +26,24 @@ from migrate.protocol import (
     FILE_PIECE,
     IMAGE_PIECE,
     MESSAGE,
+    PAGES,
     PROTOCOL_VERSION,
     ROOTFS_ITEMS,
     Abandon,
+    AskCache,
     AskOutcome,
     Begin,
+    CacheDigests,
     CloseFile,
     Commit,
     Done,
+    DropObjects,
     Failed,
     Finish,
     Greeting,
     Hello,
+    MemoryObject,
+    MemoryRound,
     Message,
     OpenFile,
     Prepare,
@@ -99,8 +105,10 @@ class Agent:
         return True
 
     def _content(self, frame: Frame) -> None:
-        if frame.kind == FILE_PIECE:
-            self.destination.file_piece(frame.stream, frame.payload)
+        if frame.kind == PAGES:
+            self.destination.incoming.pages.apply(frame.payload)
+        elif frame.kind == FILE_PIECE:
+            self.destination.incoming.files.piece(frame.stream, frame.payload)
         elif frame.kind == ROOTFS_ITEMS:
             self.destination.rootfs_items(frame.payload)
         elif frame.kind == IMAGE_PIECE:
@@ -129,16 +137,10 @@ class Agent:
                 self.guard = Guard.start(message.session, "destination")
             case Prepare():
                 reply = self.destination.prepare(message)
-            case RootfsPass():
-                pass
-            case OpenFile():
-                self.destination.open_file(message)
-                reply = None
-            case CloseFile():
-                self.destination.close_file(message)
-                reply = None
-            case SmallFiles():
-                self.destination.small_files(message)
+            case RootfsPass() | MemoryRound():
+                pass  # what came before it is done
+            case MemoryObject() | DropObjects() | OpenFile() | CloseFile() | SmallFiles():
+                self._part(message)
                 reply = None
             case Restore():
                 reply = self.destination.restore(message)
@@ -152,8 +154,7 @@ class Agent:
                 if self.asked:
                     forget(self.asked)
                 elif self.destination.begun:
-                    self.destination.finish()
-                    self._dismiss_guard()
+                    reply = self._finish()
             case AskOutcome():
                 answer = outcome(message.session)
                 self.asked = message.session if answer.owner == "destination" else ""
@@ -163,6 +164,27 @@ class Agent:
         if reply is not None:
             send(self.channel, reply)
         return not isinstance(message, Abandon | Finish)
+
+    def _part(self, message: Message) -> None:
+        """A part of the checkpoint."""
+        incoming = self.destination.incoming
+        match message:
+            case MemoryObject(number, name):
+                incoming.pages.announce(number, name)
+            case DropObjects(numbers):
+                incoming.pages.drop(numbers)
+            case OpenFile():
+                incoming.files.open(message)
+            case CloseFile():
+                incoming.files.close_file(message)
+            case SmallFiles():
+                incoming.files.small_files(message)
+
+    def _finish(self) -> Message:
+        try:
+            return self.destination.finish()
+        finally:
+            self._dismiss_guard()
 
     def _greet(self, message: Hello) -> Greeting:
         if message.protocol != PROTOCOL_VERSION:

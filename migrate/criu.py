@@ -1,34 +1,30 @@
 """Dumping a container with CRIU, through pycriu's RPC.
 
 Not through `runc checkpoint`: that starts CRIU several times to ask for its version and features,
-which costs 0.2 s within the freeze. Here one `criu swrk` is started before the freeze and given its
-one request within it.
+which costs 0.2 s within the freeze. Here one `criu swrk` (migrate/criu_rpc.py) is started before the
+freeze and given its one request within it.
 """
 
 from __future__ import annotations
 
 import glob
 import json
-import os
-import resource
-import socket
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from migrate.criu_log import criu_reason
 from migrate.criu_options import external_mounts, feature_obstacle, parse_mountinfo
-from migrate.errors import CriuUnfit, DumpFailed, Unsupported
+from migrate.criu_rpc import Swrk
+from migrate.errors import DumpFailed, Unsupported
 from migrate.std_streams import Streams
 
 CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 LOG = "dump.log"
+PRE_DUMP_LOG = "pre-dump.log"
 BUNDLES = "/run/containerd/io.containerd.runtime.v2.task/moby"
 # A deleted file that is held open travels in the images, up to this size (CRIU's --ghost-limit).
 GHOST_LIMIT = 256 << 20
-END_TIMEOUT = 60.0  # seconds for a dump that nobody waits for any more to come to its end
 
 
 @dataclass(frozen=True)
@@ -76,71 +72,37 @@ def freezer_cgroup(text: str, mount: str = "/sys/fs/cgroup") -> str | None:
 
 
 class Dumper:
-    """One dump: `start` before the freeze, `dump` within it, `close` always."""
+    """The final dump: `start` before the freeze, `dump` and `finish` within it, `close` always."""
 
     def __init__(
         self, target: DumpTarget, images: Path, work: Path, *, tcp: str, streams: Streams,
         parent: str = "",
     ) -> None:  # fmt: skip
         """`images` gets the CRIU images, `work` the log; `tcp`: `established` or `close`;
-        `streams`: as the destination was told. `parent`: the pre-dump's directory, relative to
-        `images`; without one the dump is a skeleton, without private memory.
+        `streams`: as the destination was told. `parent`: the last pre-dump's directory, relative
+        to `images`; without one the dump is a skeleton, without private memory.
         """
         self.streams = streams
-        self.parent = parent
-        self.lazy = not parent
-        self._error = ""
         self.target = target
-        self.images = images
-        self.work = work
         self.tcp = tcp
-        self._process: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
-        self._request: Any = None
+        self.parent = parent
+        self.criu = Swrk(images, work, LOG)
+        self._kind = 0
+        self._options: Any = None
 
     @property
     def pid(self) -> int:
         """Of the criu process; only after `start`."""
-        assert self._process
-        return self._process.pid
+        return self.criu.pid
 
     def start(self) -> None:
-        """Start `criu swrk` and make the request, so that nothing but the dump is left to do."""
-        try:
-            from pycriu import rpc_pb2
-        except ImportError as missing:
-            raise CriuUnfit(
-                f"pycriu cannot be imported ({missing})", "install the package python3-pycriu"
-            ) from missing
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                self._process = subprocess.Popen(
-                    ["criu", "swrk", str(theirs.fileno())], pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                )  # fmt: skip
-            except FileNotFoundError as missing:
-                ours.close()
-                raise CriuUnfit("criu is not installed", "install the package criu") from missing
-        self._socket = ours
-        # A skeleton dump keeps a pipe for every MiB of memory.
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (hard, hard))
-        self._rpc = rpc_pb2
-        options = self._options(rpc_pb2)
-        self._request = rpc_pb2.criu_req(type=rpc_pb2.DUMP, opts=options)
-
-    def _options(self, rpc: Any) -> Any:
+        """Start CRIU and make the request, so that nothing but the dump is left to do."""
+        rpc = self.criu.start()
+        self._kind = rpc.DUMP
         pid = self.target.pid
-        self._images_fd = os.open(self.images, os.O_DIRECTORY)
-        self._work_fd = os.open(self.work, os.O_DIRECTORY)
-        options = rpc.criu_opts(
-            images_dir_fd=self._images_fd,
-            work_dir_fd=self._work_fd,
-            log_file=LOG,
-            log_level=4,
+        options = self.criu.options(
             pid=pid,
-            root=self._rootfs(),
+            root=str(self.target.config["root"]["path"]),
             leave_running=True,
             manage_cgroups=True,
             manage_cgroups_mode=rpc.SOFT,
@@ -155,25 +117,20 @@ class Dumper:
             network_lock=rpc.NFTABLES,
             orphan_pts_master=True,
             notify_scripts=True,
-            lazy_pages=self.lazy,
         )
-        if self.parent:
-            options.track_mem = True
-            options.parent_img = self.parent
         if self.target.freezer:
             options.freeze_cgroup = self.target.freezer
-        mounts = parse_mountinfo(Path(f"/proc/{pid}/mountinfo").read_text())
-
-        def is_file(path: str) -> bool:
-            inside = Path(f"/proc/{pid}/root{path}")
-            return inside.exists() and not inside.is_dir()
-
-        for key, value in external_mounts(self.target.config, mounts, is_file).items():
+        for key, value in mounts_of(self.target).items():
             options.ext_mnt.add(key=key, val=value)
-        return options
+        self._options = options
+        self.follow(self.parent)
 
-    def _rootfs(self) -> str:
-        return str(self.target.config["root"]["path"])
+    def follow(self, parent: str) -> None:
+        """Dump what has changed since that pre-dump (`parent` as above), or a skeleton for ''."""
+        self.parent = parent
+        self._options.lazy_pages = not parent
+        self._options.track_mem = bool(parent)
+        self._options.parent_img = parent
 
     def dump(self) -> float:
         """Dump the (frozen) container; returns as soon as the images are complete, while CRIU still
@@ -185,35 +142,14 @@ class Dumper:
         lost = self.streams.lost(self.target.pid)
         if lost:
             raise DumpFailed(f"the container has a new standard stream ({lost})", "try it again")
-        assert self._socket
-        try:
-            self._socket.send(self._request.SerializeToString())
-            while (script := self._next_script()) is not None:
-                self._answer(True)
-                if script == "post-dump":
-                    return time.monotonic() - begun
-        except OSError as problem:
-            raise DumpFailed(f"CRIU went away: {problem.strerror}") from problem
-        raise DumpFailed(f"CRIU cannot dump the container: {self.reason() or self._error}")
-
-    def _next_script(self) -> str | None:
-        """What CRIU notifies us of; None when it has ended its work (`_error`)."""
-        assert self._socket
-        data = self._socket.recv(1 << 16)
-        if not data:
-            self._error = "it ended without an answer"
-            return None
-        answer = self._rpc.criu_resp()
-        answer.ParseFromString(data)
-        if answer.type == self._rpc.NOTIFY:
-            return str(answer.notify.script)
-        self._error = "" if answer.success else str(answer.cr_errmsg or answer.cr_errno)
-        return None
-
-    def _answer(self, success: bool) -> None:
-        assert self._socket
-        reply = self._rpc.criu_req(type=self._rpc.NOTIFY, notify_success=success)
-        self._socket.send(reply.SerializeToString())
+        self.criu.request(self._kind, self._options)
+        while (stage := self.criu.next_stage()) is not None:
+            # The images are complete when it comes to this stage (criu/cr-dump.c:
+            # cr_dump_finish); then it unlocks the network and lets go of the tasks.
+            self.criu.answer(True)
+            if stage == "post-dump":
+                return time.monotonic() - begun
+        raise DumpFailed(f"CRIU cannot dump the container: {self.criu.reason()}")
 
     def finish(self) -> None:
         """Wait until CRIU has let go of the tasks, which are frozen as they were found.
@@ -222,34 +158,48 @@ class Dumper:
         that is refused at `status-ready` (criu/page-xfer.c: cr_page_server), and CRIU then reports
         a failure, after it has cleaned up.
         """
-        try:
-            while (script := self._next_script()) is not None:
-                self._answer(script != "status-ready")
-        except OSError as problem:
-            raise DumpFailed(f"CRIU went away: {problem.strerror}") from problem
-        if self._error and not self.lazy:
-            raise DumpFailed(f"CRIU did not end the dump well: {self.reason() or self._error}")
-
-    def reason(self) -> str:
-        try:
-            return criu_reason((self.work / LOG).read_text(errors="replace"))
-        except OSError:
-            return ""
+        self.criu.finish(lambda stage: stage != "status-ready")
+        if self.criu.error and self.parent:
+            raise DumpFailed(f"CRIU did not end the dump well: {self.criu.reason()}")
 
     def close(self) -> None:
-        """End criu, if it is still there; one that dumps is waited for: killed, it would leave the
-        network locked, and it freezes again at its end what it found frozen."""
-        if self._socket:
-            self._socket.close()
-            self._socket = None
-        if self._process:
-            try:
-                self._process.wait(timeout=END_TIMEOUT)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
-        for name in ("_images_fd", "_work_fd"):
-            fd = self.__dict__.pop(name, None)
-            if fd is not None:
-                os.close(fd)
+        """End CRIU, waiting for a dump that is under way."""
+        self.criu.close()
+
+
+def mounts_of(target: DumpTarget) -> dict[str, str]:
+    """The external mounts of a container: path within -> name for the restore."""
+    root = f"/proc/{target.pid}/root"
+    mounts = parse_mountinfo(Path(f"/proc/{target.pid}/mountinfo").read_text())
+
+    def is_file(path: str) -> bool:
+        inside = Path(root + path)
+        return inside.exists() and not inside.is_dir()
+
+    return external_mounts(target.config, mounts, is_file)
+
+
+def pre_dump(target: DumpTarget, images: Path, work: Path, parent: str) -> None:
+    """Write the private memory that has changed since the pre-dump `parent` (relative to `images`;
+    '' for all of it) to `images`, and begin to track changes anew. The container runs on but for
+    the moment in which CRIU notes which pages have changed.
+
+    Raises DumpFailed with CRIU's own reason.
+    """
+    criu = Swrk(images, work, PRE_DUMP_LOG)
+    try:
+        rpc = criu.start()
+        # Read through process_vm_readv by CRIU itself, after the tasks run again: `splice` would
+        # pin all pages in pipes while they stand still (criu.org/Memory_changes_tracking).
+        options = criu.options(
+            pid=target.pid, track_mem=True, leave_running=True, parent_img=parent,
+            pre_dump_mode=rpc.VM_READ,
+        )  # fmt: skip
+        if target.freezer:
+            options.freeze_cgroup = target.freezer
+        criu.request(rpc.PRE_DUMP, options)
+        criu.finish()
+        if criu.error:
+            raise DumpFailed(f"CRIU cannot pre-dump the container: {criu.reason()}")
+    finally:
+        criu.close()

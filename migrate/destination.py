@@ -6,7 +6,6 @@ before it is done. After `commit` the container is this host's.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -22,28 +21,25 @@ from migrate.errors import AgentFailed, CriuUnfit, HostUnfit, PlacementFailed
 from migrate.held_restore import PENDING, HeldRestore
 from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
-from migrate.image_stream import ImageReceiver
+from migrate.incoming import Incoming
 from migrate.journal import OWNED, RUNNING, Header, Journal, restarts
 from migrate.placement import DestinationView, Placement, find_image, place
 from migrate.preflight import check
 from migrate.protocol import (
     SESSION,
     Begin,
-    CloseFile,
-    OpenFile,
+    Filled,
     Prepare,
     Prepared,
     Ready,
     Restore,
     Running,
-    SmallFiles,
     Welcome,
     decode_items,
 )
 from migrate.rootfs_apply import Applier
 from migrate.rootfs_limits import kept_paths
-from migrate.run import run
-from migrate.runtime import DESCRIPTORS, RESTORE, RESTORE_UNPLUGGED
+from migrate.runtime import RESTORE, RESTORE_UNPLUGGED
 from migrate.undo import (
     EndPending,
     RemoveContainer,
@@ -61,7 +57,6 @@ RUN = Path("/run/migrate")
 OWN_SUBNET = "user configured subnets"
 START_TIMEOUT = 60.0
 RESTORE_TIMEOUT = 300.0
-IMAGES_SLACK = 256 << 20  # bytes for CRIU's small files beside the pages
 
 
 class Destination:
@@ -80,7 +75,7 @@ class Destination:
         self._image = ""
         self._held: HeldRestore | None = None
         self._applier: Applier | None = None
-        self._receiver: ImageReceiver | None = None
+        self._incoming: Incoming | None = None
         self._restored = False
         self.remains = False  # after a rollback: the container could not be removed
 
@@ -168,17 +163,11 @@ class Destination:
         base = RUN / "sessions" / begun.session
         journal.push(Unmount(str(base)))
         base.mkdir(parents=True, mode=0o700)
-        # A cap, no reservation: the container may grow while it is prepared.
-        limit = 2 * begun.usage.images + IMAGES_SLACK
-        # The images hold the container's memory: secrets. A tmpfs of our own, which is never
-        # written to disk but by swap, and goes as a whole.
-        run(["mount", "-t", "tmpfs", "-o", f"mode=0700,size={limit}", "migrate", str(base)])
-        images, work = base / "images", base / "work"
-        images.mkdir()
-        work.mkdir()
-        if len(message.descriptors) != 3:
-            raise StreamCorrupt("a process has three standard descriptors")
-        (images / DESCRIPTORS).write_text(json.dumps(message.descriptors))
+        incoming = self._incoming = Incoming(
+            base, memory=begun.usage.images, seed=message.seed, lazy=message.lazy,
+            cached=lambda digest: None,
+        )  # fmt: skip
+        incoming.write_descriptors(message.descriptors)
         for old in self.placement.remove:
             journal.push(RenameBack(old, begun.spec.name))
             self.docker.rename(old, f"{begun.spec.name}-replaced-{begun.session[:8]}")
@@ -187,11 +176,13 @@ class Destination:
             self.docker.create_network(network)
         self.container = self._create(begun, journal)
         journal.push(EndPending(str(PENDING / self.container)))
-        options = ["tcp-established" if begun.tcp == "established" else "tcp-close", "file-locks"]
-        self._held = HeldRestore(self.docker, self.container, images, work, options)
+        tcp = "tcp-established" if begun.tcp == "established" else "tcp-close"
+        self._held = HeldRestore(
+            self.docker, self.container, incoming.images, incoming.work,
+            [tcp, "file-locks", *incoming.criu_options],
+        )  # fmt: skip
         rootfs = self._held.start(START_TIMEOUT)
         self._applier = Applier(Path(rootfs), keep=kept_paths(begun.spec))
-        self._receiver = ImageReceiver(images, limit)
         return Prepared(container=self.container, seconds=time.monotonic() - began)
 
     def _create(self, begun: Begin, journal: Journal) -> str:
@@ -251,23 +242,12 @@ class Destination:
         for item in decode_items(payload):
             self._applier.apply(item)
 
-    def open_file(self, message: OpenFile) -> None:
-        self._images.open(message)
-
-    def file_piece(self, number: int, payload: bytes) -> None:
-        self._images.piece(number, payload)
-
-    def close_file(self, message: CloseFile) -> None:
-        self._images.close_file(message)
-
-    def small_files(self, message: SmallFiles) -> None:
-        self._images.small_files(message)
-
     @property
-    def _images(self) -> ImageReceiver:
-        if not self._receiver:
-            raise StreamCorrupt("a checkpoint file came before `Prepare`")
-        return self._receiver
+    def incoming(self) -> Incoming:
+        """The checkpoint that is coming in."""
+        if not self._incoming:
+            raise StreamCorrupt("a part of the checkpoint came before `Prepare`")
+        return self._incoming
 
     # -- restore, commit ---------------------------------------------------------------------------
 
@@ -277,13 +257,15 @@ class Destination:
         if not self._held or not self._applier:
             raise StreamCorrupt("`Restore` came before `Prepare`")
         began = time.monotonic()
-        self._images.complete(message.files)
+        self.incoming.complete(message.files)
         self._applier.finish()
         self._held.say(RESTORE if message.network else RESTORE_UNPLUGGED)
         timing = {}
+        timing["images"] = time.monotonic() - began
         for event in ("namespaces", "network", "ready"):
-            self._held.wait(event, RESTORE_TIMEOUT)
+            heard = self._held.wait(event, RESTORE_TIMEOUT)
             timing[event] = time.monotonic() - began
+        self.incoming.held(int(heard["pid"]))
         journal.phase("restored", sync=False)
         self._restored = True
         return Ready(timing=timing)
@@ -298,6 +280,7 @@ class Destination:
         # the machine lose power in between, the container is dead here and the source has it.
         journal.phase(OWNED, sync=False)
         self.committed = True
+        self.incoming.commit()
         self._held.say("commit")
         self._held.wait("running", RESTORE_TIMEOUT)
         self.running = True
@@ -317,29 +300,29 @@ class Destination:
             self.docker.set_restart_policy(self.container, begun.spec.restart_policy)
         for old in self.placement.remove:
             self.docker.remove(old, force=False, volumes=False)
-        self._release_memory()
+        self.incoming.release()
 
-    def _release_memory(self) -> None:
-        """The images are not needed any more, and they are memory."""
-        begun, _ = self._session
-        base = RUN / "sessions" / begun.session
-        if os.path.ismount(base):
-            run(["umount", "--lazy", str(base)])
+    def finish(self) -> Filled:
+        """The source has stopped its copy: nothing is left to be remembered.
 
-    def finish(self) -> None:
-        """The source has stopped its copy: nothing is left to be remembered."""
+        Waits until the memory is filled in. Raises RestoreFailed when it never will be; the
+        container has ended then.
+        """
         begun, journal = self._session
         if not self.running:
             raise StreamCorrupt("`Finish` came before the container runs")
         base = RUN / "sessions" / begun.session
-        self._close()
-        self._release_memory()
-        if base.is_dir():
-            os.rmdir(base)
         if self._held:
             self._held.forget()
-        journal.close(finished=True)
-        self.journal = None
+        try:
+            return self.incoming.filled()
+        finally:
+            self._close()
+            self.incoming.release()
+            if base.is_dir():
+                os.rmdir(base)
+            journal.close(finished=True)
+            self.journal = None
 
     # -- undo ----------------------------------------------------------------------------------
 
@@ -376,6 +359,6 @@ class Destination:
                 raise AgentFailed("the destination could not undo everything: " + "; ".join(failed))
 
     def _close(self) -> None:
-        for part in (self._applier, self._receiver):
+        for part in (self._applier, self._incoming):
             if part:
                 part.close()

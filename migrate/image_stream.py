@@ -1,13 +1,12 @@
-"""The checkpoint on the wire: the files of a CRIU image directory, sent while CRIU writes them.
+"""The checkpoint on the wire: the files of a CRIU image directory, but for the memory in it.
 
-CRIU writes `pages-*.img` strictly forward (criu/page-xfer.c appends), so their pieces can go while
-the dump is still going on; every other file goes when the dump has ended.
+What is in `pages-*.img` goes page by page (migrate/memory_source.py), as far as the destination
+does not have it yet.
 """
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,43 +26,13 @@ from transport.channel import Channel
 from transport.errors import StreamCorrupt
 
 PIECE = 1 << 20
-POLL = 0.004  # seconds between looks at files that CRIU is writing
 SMALL = 16 << 10  # bytes; files up to this size travel together
 SMALL_BATCH = 64
 MAX_FILES = 60_000  # streams are numbered in 16 bits
 
 
-class Sending:
-    """One file of which pieces have been sent."""
-
-    def __init__(self, channel: Channel, number: int, path: Path) -> None:
-        self.channel = channel
-        self.number = number
-        self.file = path.open("rb", buffering=0)
-        self.sent = 0
-        self.digest = xxhash.xxh3_64()
-        send(channel, OpenFile(number=number, name=path.name))
-
-    def advance(self, *, to_end: bool) -> int:
-        """Send what is there: whole pieces, and the rest `to_end`. Gives the number of bytes."""
-        before = self.sent
-        available = os.fstat(self.file.fileno()).st_size - self.sent
-        while available >= PIECE or (to_end and available > 0):
-            piece = self.file.read(min(PIECE, available))
-            if not piece:
-                break
-            self.digest.update(piece)
-            self.channel.send(FILE_PIECE, piece, stream=self.number)
-            self.sent += len(piece)
-            available -= len(piece)
-        return self.sent - before
-
-    def close(self) -> None:
-        self.file.close()
-
-
 class ImageSender:
-    """Sends an image directory: `follow` in a thread during the dump, then `finish`."""
+    """Sends what a dump has written, but for the pages."""
 
     def __init__(
         self, channel: Channel, images: Path, progress: Callable[[int], object] = lambda n: None
@@ -71,79 +40,49 @@ class ImageSender:
         self._channel = channel
         self.images = images
         self._progress = progress
-        self._open: dict[str, Sending] = {}
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
         self.bytes = 0
         self.files = 0
+        self._large = 0
 
-    def follow(self) -> None:
-        """Start sending the page files while they grow."""
-        self._thread = threading.Thread(target=self._follow, name="image-stream", daemon=True)
-        self._thread.start()
-
-    def _follow(self) -> None:
-        try:
-            while not self._stop.wait(POLL):
-                for path in self.images.glob("pages-*.img"):
-                    if path.stat().st_size - self._sent(path.name) >= PIECE:
-                        self._count(self._sending(path).advance(to_end=False))
-        except BaseException as failure:  # noqa: BLE001 - handed over to the main thread
-            self._failure = failure
-
-    def _sent(self, name: str) -> int:
-        return self._open[name].sent if name in self._open else 0
-
-    def _sending(self, path: Path) -> Sending:
-        if path.name not in self._open:
-            self._open[path.name] = Sending(self._channel, len(self._open) + 1, path)
-        return self._open[path.name]
-
-    def _count(self, amount: int) -> None:
-        self.bytes += amount
-        self._progress(amount)
-
-    def stop(self) -> None:
-        """End the thread; harmless when there is none."""
-        self._stop.set()
-        if self._thread:
-            self._thread.join()
-            self._thread = None
-
-    def finish(self) -> int:
-        """The dump has ended: send the rest. Gives the number of files."""
-        self.stop()
-        if self._failure:
-            raise self._failure
-        # CRIU leaves nothing but regular files here.
+    def send(self) -> int:
+        """The dump has ended: send its files. Gives their number."""
+        # CRIU leaves nothing here but regular files, and `parent`.
         small: list[SmallFile] = []
         for path in sorted(self.images.iterdir()):
-            if path.name not in self._open and path.stat().st_size <= SMALL:
-                small.append(SmallFile(path.name, path.read_bytes()))
-                if len(small) == SMALL_BATCH:
-                    self._send_small(small)
+            if path.name.startswith("pages-") or path.is_symlink():
                 continue
-            sending = self._sending(path)
-            self._count(sending.advance(to_end=True))
-            digest = sending.digest.intdigest()
-            send(self._channel, CloseFile(number=sending.number, size=sending.sent, digest=digest))
-            sending.close()  # a hundred processes are a thousand files: more than may be open
+            if path.stat().st_size > SMALL:
+                self._send_large(path)
+                continue
+            small.append(SmallFile(path.name, path.read_bytes()))
+            if len(small) == SMALL_BATCH:
+                self._send_small(small)
         self._send_small(small)
-        self.files += len(self._open)
         return self.files
+
+    def _send_large(self, path: Path) -> None:
+        self._large += 1
+        number, size, digest = self._large, 0, xxhash.xxh3_64()
+        send(self._channel, OpenFile(number=number, name=path.name))
+        with path.open("rb", buffering=0) as file:
+            while piece := file.read(PIECE):
+                digest.update(piece)
+                self._channel.send(FILE_PIECE, piece, stream=number)
+                size += len(piece)
+                self._count(0, len(piece))
+        self._count(1, 0)
+        send(self._channel, CloseFile(number=number, size=size, digest=digest.intdigest()))
 
     def _send_small(self, small: list[SmallFile]) -> None:
         if small:
             send(self._channel, SmallFiles(files=small))
-            self.files += len(small)
-            self._count(sum(len(file.content) for file in small))
+            self._count(len(small), sum(len(file.content) for file in small))
             small.clear()
 
-    def close(self) -> None:
-        self.stop()
-        for sending in self._open.values():
-            sending.close()
+    def _count(self, files: int, amount: int) -> None:
+        self.files += files
+        self.bytes += amount
+        self._progress(amount)
 
 
 class _Receiving:

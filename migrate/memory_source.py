@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Final
 
 from migrate.address_spaces import Objects, container_pids
-from migrate.criu import DumpTarget
+from migrate.criu import DumpTarget, pre_dump
 from migrate.images_memory import object_of
 from migrate.page_batch import DIGEST
 from migrate.page_compare import Tally
-from migrate.protocol import PAGES, DropObjects, MemoryObject, send
+from migrate.protocol import PAGES, DropObjects, MemoryObject, MemoryRound, send
 from migrate.scanner import Cached, Forget, Images, Scan
 from migrate.scanners import Scanners
 from transport.channel import Channel
 
-CACHED_AT_ONCE = 1 << 20  # bytes of digests that one command passes on
+CACHED_AT_ONCE: Final = (1 << 20) // DIGEST * DIGEST  # bytes of digests that one command passes on
 
 
 class MemorySource(ABC):
-    """Sends memory, round by round; the last round while the container is frozen.
-
-    `seed`: of the session's digests, as the destination was told.
-    """
+    """Sends memory, round by round; the last round while the container is frozen."""
 
     name: str
 
     def __init__(self, target: DumpTarget, channel: Channel, seed: int, cached: bytes = b"") -> None:
+        """`seed`: of the session's digests, as the destination was told; `cached`: digests of the
+        pages in the destination's cache, 16 bytes each."""
         assert target.freezer
         self._target = target
         self._freezer = target.freezer
         self._channel = channel
         self._objects = Objects(target.pid)
-        self._scanners = Scanners(seed, _cgroup_path(target.freezer), self._send_batch)
-        for at in range(0, len(cached), CACHED_AT_ONCE // DIGEST * DIGEST):
-            self._scanners.command(Cached(cached[at : at + CACHED_AT_ONCE // DIGEST * DIGEST]))
+        # What /proc/PID/cgroup shows of the freezer's directory: its last part, the container's id.
+        cgroup = Path(target.freezer).name
+        self._scanners = Scanners(seed, cgroup, self._send_batch)
+        for at in range(0, len(cached), CACHED_AT_ONCE):
+            self._scanners.command(Cached(cached[at : at + CACHED_AT_ONCE]))
 
     def _send_batch(self, payload: bytes) -> None:
         self._channel.send(PAGES, payload, compress=False)
@@ -44,9 +46,9 @@ class MemorySource(ABC):
         for number, name in self._objects.take_new():
             send(self._channel, MemoryObject(number=number, name=name))
 
-    def _scan(self, *, forget: bool) -> None:
-        regions = self._objects.regions(container_pids(self._freezer))
-        gone = self._objects.take_gone() if forget else []
+    def _scan(self, *, frozen: bool) -> None:
+        regions = self._objects.regions(container_pids(self._freezer), frozen=frozen)
+        gone = [] if frozen else self._objects.take_gone()
         if gone:
             self._scanners.command(Forget(gone))
             send(self._channel, DropObjects(numbers=gone))
@@ -60,20 +62,34 @@ class MemorySource(ABC):
         pids = {name: self._objects.pids.get(name, 0) for name in names}
         self._scanners.command(Images(str(directory), numbers, pids, begin))
 
-    @abstractmethod
     def round(self) -> Tally:
-        """Send what has changed since the last round. The container runs on."""
+        """Send what has changed since the last round. The container runs on.
+
+        The destination answers `Done` when all of it is stored.
+        """
+        self._round()
+        tally = self._scanners.report()
+        send(self._channel, MemoryRound())
+        return tally
+
+    @abstractmethod
+    def _round(self) -> None: ...
+
+    @property
+    @abstractmethod
+    def parent(self) -> str:
+        """The pre-dump that the final dump goes on from, relative to its directory; or ''."""
 
     @abstractmethod
     def frozen(self) -> None:
         """The tasks stand still from now on: begin the last round."""
 
+    @abstractmethod
     def dumped(self, images: Path) -> None:
         """The final dump is written: send what it has, and what it lists, and is not sent yet."""
-        self._images(images, begin=not self._begun)
 
     def finish(self) -> Tally:
-        """Wait until all of the last round is sent."""
+        """Wait until all of the last round is given to the channel."""
         return self._scanners.report()
 
     def close(self) -> None:
@@ -84,16 +100,56 @@ class MemoryScan(MemorySource):
     """Reads all memory every round, through /proc: for kernels without dirty tracking."""
 
     name = "scan"
-    _begun = True
+    parent = ""
 
-    def round(self) -> Tally:
-        self._scan(forget=True)
-        return self._scanners.report()
+    def _round(self) -> None:
+        self._scan(frozen=False)
 
     def frozen(self) -> None:
-        self._scan(forget=False)
+        self._scan(frozen=True)
+
+    def dumped(self, images: Path) -> None:
+        self._images(images, begin=False)
 
 
-def _cgroup_path(freezer: str) -> str:
-    """What /proc/PID/cgroup shows of a freezer directory: its last part, the container's id."""
-    return Path(freezer).name
+class CriuPreDump(MemorySource):
+    """CRIU's pre-dumps, of what the kernel's soft-dirty bits show to have been written to."""
+
+    name = "predump"
+
+    def __init__(
+        self, target: DumpTarget, channel: Channel, seed: int, base: Path, cached: bytes = b""
+    ) -> None:
+        """`base`: a private tmpfs, in which the final dump's directory is, too."""
+        super().__init__(target, channel, seed, cached)
+        self._base = base
+        self._count = 0
+
+    @property
+    def parent(self) -> str:
+        return f"../{self._directory}" if self._count else ""
+
+    @property
+    def _directory(self) -> str:
+        return f"pre-{self._count}"
+
+    def _round(self) -> None:
+        parent = self.parent
+        self._count += 1
+        directory = self._base / self._directory
+        directory.mkdir(mode=0o700)
+        pre_dump(self._target, directory, self._base / "work", parent)
+        self._images(directory, begin=True)
+
+    def round(self) -> Tally:
+        tally = super().round()
+        # The next dump only looks at which pages this one has: the memory is needed no more.
+        for pages in (self._base / self._directory).glob("pages-*.img"):
+            os.truncate(pages, 0)
+        return tally
+
+    def frozen(self) -> None:
+        """The final dump itself looks for what has changed."""
+
+    def dumped(self, images: Path) -> None:
+        self._images(images, begin=True)

@@ -151,7 +151,8 @@ class Abandon(Message):
 
 
 class Finish(Message):
-    """The source has stopped its copy; forget the session. Answered by `Done`."""
+    """The source has stopped its copy; forget the session. Answered by `Filled`, when all memory is
+    in its place, or after `AskOutcome` by `Done`."""
 
 
 class AskOutcome(Message):

@@ -1,0 +1,69 @@
+"""The agent's end of a lazy restore: starts the keeper of its server and hears from it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import selectors
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from migrate.errors import RestoreFailed
+
+# Bytes of memory from which on a restore is lazy: below, reading it all takes less than the server.
+LAZY_FROM = 64 << 20
+READY_TIMEOUT = 20.0
+END_TIMEOUT = 5.0
+
+
+class LazyPages:
+    """One server of lazy pages. `close` without `commit` ends it."""
+
+    def __init__(self, directory: Path, work: Path) -> None:
+        """Start the server. `directory`: as PageStore.lazy_directory has made it; `work`: the work
+        directory of the restore, in which its socket is."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "migrate.lazy_keeper", str(directory), str(work)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True,
+        )  # fmt: skip
+        self._heard = b""
+
+    def say(self, word: str, **facts: Any) -> None:
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps({"do": word, **facts}).encode() + b"\n")
+        except OSError as problem:
+            raise RestoreFailed(f"the lazy pages' keeper is gone: {problem.strerror}") from None
+
+    def wait(self, event: str, timeout: float) -> dict[str, Any]:
+        """Wait up to `timeout` seconds for an event. Raises RestoreFailed with the reason when
+        there is another one instead."""
+        assert self._process.stdout
+        deadline = time.monotonic() + timeout
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._heard:
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    late = f"the lazy pages did not come to `{event}` within {timeout:.0f} s"
+                    raise RestoreFailed(late)
+                piece = self._process.stdout.read(4096)
+                if not piece:
+                    raise RestoreFailed("the lazy pages' keeper has ended")
+                self._heard += piece
+        line, _, self._heard = self._heard.partition(b"\n")
+        heard: dict[str, Any] = json.loads(line)
+        if heard["event"] != event:
+            raise RestoreFailed(str(heard.get("reason", f"the lazy pages said {heard}")))
+        return heard
+
+    def close(self) -> None:
+        """Let go of it: before `commit` it ends the server, after that it goes on by itself."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                with contextlib.suppress(OSError):
+                    stream.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_TIMEOUT if self._process.poll() is None else 0)
