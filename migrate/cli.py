@@ -13,12 +13,13 @@ from migrate import __version__
 from migrate.errors import HostUnfit
 from transport.errors import Failure
 
-COMMANDS = ("move", "setup", "check", "recover", "agent", "version")
+COMMANDS = ("move", "setup", "check", "recover", "cache", "agent", "version")
 USAGE = """\
 migrate [move] CONTAINER HOST [options]   move a running container to HOST
 migrate setup [HOST] [--undo]             prepare this host, or HOST
 migrate check [HOST]                      say what is missing here, or at HOST
 migrate recover                           bring order after a crash or a broken link
+migrate cache [list | clear] [NAME]       memory kept of containers that left here
 migrate version
 
 HOST is [user@]host[:port] or an alias of ~/.ssh/config. `move` is only needed for a container that
@@ -68,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     check = verb("check", "Say what a host lacks; changes nothing but tries CRIU out.")
     check.add_argument("host", metavar="HOST", nargs="?")
     verb("recover", "Bring order after a crash or a broken link.")
+    cache = verb("cache", "List or remove the memory that is kept of containers that left here.")
+    cache.add_argument("action", choices=["list", "clear"], nargs="?", default="list")
+    cache.add_argument("name", metavar="NAME", nargs="?", help="of one container only")
     verb("agent", "The destination's end of a migration; started over SSH.")
     verb("version", "Say the version.")
     return top
@@ -130,6 +134,10 @@ def _dispatch(given: argparse.Namespace) -> int:
         from migrate.command_move import recover
 
         return recover(given)
+    if given.command == "cache":
+        from migrate import command_cache
+
+        return command_cache.run_command(given)
     from migrate.agent import main as agent
 
     return agent()

@@ -66,6 +66,11 @@ class Places:
     state: Path = Path("/var/lib/migrate")
     run: Path = Path("/run/migrate")
 
+    @property
+    def cache(self) -> Path:
+        """Where pages of containers that left are kept (migrate/page_cache.py makes it)."""
+        return self.state / "cache"
+
 
 class SetupReport(msgspec.Struct, frozen=True):
     """What was done, as sentences, and how the host stands now. No change: nothing was to do."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from migrate.page_batch import PAGE
 from migrate.page_compare import BLOCK_PAGES
 from migrate.pagemap import PE_PRESENT, Entry
+from transport.errors import StreamCorrupt
 
 
 def object_of(path: Path) -> str:
@@ -25,13 +27,16 @@ def image_pages(
 
     `path`: its pages image, in which they follow each other in the order of the entries
     (criu/page-xfer.c); `share`: the parts of a range that are wanted. A view is only good until
-    the next is asked for.
+    the next is asked for. Raises StreamCorrupt when the image is too short.
     """
     present = [e for e in entries if e.flags & PE_PRESENT]
     if not present:
         return
     with path.open("rb") as file:
-        view = memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+        size = sum(entry.count for entry in present) * PAGE
+        if os.fstat(file.fileno()).st_size < size:
+            raise StreamCorrupt(f"{path.name} is shorter than its pagemap says")
+        view = memoryview(mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ))
         offset = 0
         for entry in present:
             for page, count in share(entry.page, entry.count):

@@ -137,7 +137,9 @@ def decode(payload: Buffer) -> PageBatch:
     if wire.size != literal * PAGE:
         raise StreamCorrupt(f"a batch claims {wire.size} bytes for {literal} pages")
     if len(wire.digests) != digested * DIGEST:
-        raise StreamCorrupt(f"a batch has {len(wire.digests)} bytes of digests for {digested} pages")
+        raise StreamCorrupt(
+            f"a batch has {len(wire.digests)} bytes of digests for {digested} pages"
+        )
     literals: bytes | memoryview = wire.literals
     if len(literals) != wire.size:
         literals = _decompress(literals, wire.size)
