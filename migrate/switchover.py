@@ -22,6 +22,7 @@ LITTLE = 0.05  # of the fixed costs: another round cannot gain more than that
 GAIN = 0.9  # a round has gained something when it brings the rest down to this part of it
 PATIENCE = 2  # rounds without a gain
 MEANINGFUL = 1 << 20  # bytes; a round that sent less says nothing about the link
+LONG = 0.1  # seconds; unless it took that long for it
 LINK_BOUND = 1.5  # times the scan: what a round that waited for the link has taken at least
 ASSUMED_BANDWIDTH = 12.5e6  # bytes/s, until something was measured: a 100 Mb/s link
 ASSUMED_SCAN = 1e9  # bytes/s, until something was measured
@@ -258,16 +259,22 @@ def bandwidth(history: Sequence[Round], costs: Costs) -> float:
     least that it can do (QEMU, which takes it for all, at times never finds an end). The newest
     round that did wait for it counts, and newer ones when they were faster still.
     """
-    scan = scan_rate(history, costs)
     best = 0.0
     for one in reversed(history):
-        if one.sent < MEANINGFUL:
-            continue
-        seconds = max(one.seconds, SHORTEST)
-        best = max(best, one.sent / seconds)
-        if seconds >= LINK_BOUND * _read(one, costs) / scan:
-            break
-    return best or ASSUMED_BANDWIDTH
+        if one.sent >= MEANINGFUL:
+            best = max(best, one.sent / max(one.seconds, SHORTEST))
+            if _waited(one, history, costs):
+                return best
+    if best:
+        return best
+    # Little to send, and yet it took long: a slow link.
+    slow = [one for one in history if one.seconds >= LONG and _waited(one, history, costs)]
+    return min([ASSUMED_BANDWIDTH, *(max(one.sent, 1) / one.seconds for one in slow)])
+
+
+def _waited(one: Round, history: Sequence[Round], costs: Costs) -> bool:
+    """Whether that round took so much longer than its scan that it has waited for the link."""
+    return one.seconds >= LINK_BOUND * _read(one, costs) / scan_rate(history, costs)
 
 
 # -- the report -----------------------------------------------------------------------------------

@@ -171,15 +171,18 @@ def undo(step: Step) -> None:
 
 
 def _restore_cpu_limit(path: Path, content: str) -> None:
-    """A cgroup that has gone meanwhile (ENODEV: just now) needs no limit."""
+    """A cgroup that has gone meanwhile (ENODEV: just now) needs no limit, and gets no file."""
     try:
-        with path.open("r+") as file:
-            file.write(content)
+        fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
     except FileNotFoundError:
-        pass
+        return
+    try:
+        os.write(fd, content.encode())
     except OSError as problem:
         if problem.errno != errno.ENODEV:
             raise
+    finally:
+        os.close(fd)
 
 
 def _end_dump(pid: int, started: int, patience: float = 60.0) -> None:

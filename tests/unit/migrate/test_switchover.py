@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from migrate.switchover import (
     FEW_PAGES,
     GO_ON,
+    LONG,
     PAGE,
     SENTENCES,
     Costs,
@@ -138,13 +139,12 @@ def histories(draw: st.DrawFn) -> list[Round]:
     at = 0.0
     for number in range(1, draw(st.integers(0, 12)) + 1):
         seconds = draw(st.floats(0, 100))
-        counts = [draw(st.integers(0, 1 << 22)) for _ in range(4)]
+        zero, duplicate, cached, literal = (draw(st.integers(0, 1 << 22)) for _ in range(4))
+        scanned, sent = draw(st.integers(0, 1 << 24)), draw(st.integers(0, 1 << 36))
+        dirty = zero + duplicate + cached + literal
         history.append(
-            Round(
-                number, at, seconds, draw(st.integers(0, 1 << 24)), sum(counts), *counts,
-                sent=draw(st.integers(0, 1 << 36)),
-            )
-        )  # fmt: skip
+            Round(number, at, seconds, scanned, dirty, zero, duplicate, cached, literal, sent)
+        )
         at += seconds + draw(st.floats(0, 1))
     return history
 
@@ -182,9 +182,9 @@ def test_as_good_as_the_best_point_within_a_round(model: Model, limits: Limits) 
 def test_with_a_steady_container_it_never_promises_too_little(model: Model, limits: Limits) -> None:
     run = play(model, limits)
     for decision, real in list(zip(run.decisions, run.downtimes, strict=True))[1:]:
-        assert real <= decision.predicted * (1 + 1e-6) + 1e-3
+        assert real <= decision.predicted * (1 + 1e-6) + LONG
     if run.decisions[-1].reason is Reason.WITHIN_LIMIT:
-        assert run.downtimes[-1] <= limits.max_downtime + 2e-3
+        assert run.downtimes[-1] <= limits.max_downtime * (1 + 1e-6) + LONG
 
 
 @given(histories(), costs, limits)
@@ -251,7 +251,13 @@ def test_one_that_dirties_faster_than_the_link_is_given_up_early() -> None:
 def test_a_small_one_needs_no_second_round() -> None:
     assert reasons(steady(1e6, memory=PAGES)) == [Reason.FIRST_ROUND, Reason.WITHIN_LIMIT]
     tiny = Limits(max_downtime=0.001)
-    assert reasons(steady(0, memory=FEW_PAGES), tiny)[-1] is Reason.LITTLE_LEFT
+    # Few pages over a slow link: much beside the fixed costs, but no round makes them fewer.
+    few = steady(1e9, memory=FEW_PAGES, link=1e6)
+    assert reasons(few, tiny) == [Reason.FIRST_ROUND, Reason.LITTLE_LEFT]
+    assert reasons(replace(few, memory=10 * FEW_PAGES), tiny)[-2:] == [
+        Reason.FIRST_ROUND,
+        Reason.LITTLE_LEFT,
+    ]
 
 
 def test_an_aim_below_the_fixed_costs_does_not_make_it_go_on_for_ever() -> None:
@@ -316,6 +322,11 @@ def test_the_link_is_measured_by_rounds_that_waited_for_it() -> None:
     assert bandwidth([full, replace(scan, seconds=9.0, sent=MB - 1)], costs) == pytest.approx(
         102.4 * MB
     )
+    # Unless it took long, and there is nothing better.
+    crawl = Round(1, 0.0, 2.0, PAGES, PAGES, sent=MB // 2)
+    assert bandwidth([crawl], costs) == MB / 4
+    assert bandwidth([replace(crawl, seconds=0.09)], costs) == 12.5e6
+    assert bandwidth([full, crawl], costs) == pytest.approx(102.4 * MB)
     assert bandwidth([], costs) == bandwidth([replace(scan, sent=5)], costs) == 12.5e6
 
 
