@@ -7,6 +7,7 @@ taken its place since (ids, not names; pids with their start times).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -96,6 +97,17 @@ class EndDump(msgspec.Struct, frozen=True, tag="end-dump"):
     start_time: int
 
 
+class RestoreCpuLimit(msgspec.Struct, frozen=True, tag="cpu-limit"):
+    """The container gets back the CPU time that it was denied (migrate/throttle.py).
+
+    `path`: the file of its cgroup that holds the limit, `content`: what was in it. The path has the
+    container's id in it, so it is never that of another one.
+    """
+
+    path: str
+    content: str
+
+
 Step = (
     Thaw
     | UnlockNetwork
@@ -109,6 +121,7 @@ Step = (
     | EndPending
     | RestoreRestartPolicy
     | EndDump
+    | RestoreCpuLimit
 )
 
 
@@ -153,6 +166,23 @@ def undo(step: Step) -> None:
                 DockerHost().set_restart_policy(container, policy)
         case EndDump(pid, started):
             _end_dump(pid, started)
+        case RestoreCpuLimit(path, content):
+            _restore_cpu_limit(Path(path), content)
+
+
+def _restore_cpu_limit(path: Path, content: str) -> None:
+    """A cgroup that has gone meanwhile (ENODEV: just now) needs no limit, and gets no file."""
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    except FileNotFoundError:
+        return
+    try:
+        os.write(fd, content.encode())
+    except OSError as problem:
+        if problem.errno != errno.ENODEV:
+            raise
+    finally:
+        os.close(fd)
 
 
 def _end_dump(pid: int, started: int, patience: float = 60.0) -> None:

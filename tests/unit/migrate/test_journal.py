@@ -28,6 +28,7 @@ from migrate.undo import (
     RemoveTree,
     RemoveUnborn,
     RenameBack,
+    RestoreCpuLimit,
     RestoreRestartPolicy,
     Step,
     Thaw,
@@ -48,6 +49,7 @@ STEPS: tuple[Step, ...] = (
     EndPending("/run/migrate/pending/x"),
     RestoreRestartPolicy("c" * 64, {"Name": "on-failure", "MaximumRetryCount": 3}),
     EndDump(18, 4712),
+    RestoreCpuLimit("/sys/fs/cgroup/x/cpu.max", "max 100000"),
 )
 
 

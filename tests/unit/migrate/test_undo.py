@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from migrate.undo import (
     RemoveTree,
     RemoveUnborn,
     RenameBack,
+    RestoreCpuLimit,
     RestoreRestartPolicy,
     Thaw,
     UnlockNetwork,
@@ -308,3 +310,33 @@ def test_a_v2_cgroup_is_frozen_when_its_events_say_so(tmp_path: Path) -> None:
 
 def test_what_is_no_cgroup_cannot_be_frozen(tmp_path: Path) -> None:
     assert not freeze(str(tmp_path))
+
+
+# -- the CPU limit --------------------------------------------------------------------------------
+
+
+def test_a_cpu_limit_is_what_it_was(tmp_path: Path) -> None:
+    limit = tmp_path / "cpu.cfs_quota_us"
+    undo(RestoreCpuLimit(str(limit), "-1"))  # the cgroup has gone: nothing is made in its place
+    assert not limit.exists()
+    limit.write_text("20")
+    undo(RestoreCpuLimit(str(limit), "-1"))
+    undo(RestoreCpuLimit(str(limit), "-1"))
+    assert limit.read_text() == "-1"
+
+
+@pytest.mark.parametrize(("code", "fails"), [(errno.ENODEV, False), (errno.EINVAL, True)])
+def test_a_cgroup_that_goes_while_it_is_written(
+    code: int, fails: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(fd: int, content: bytes) -> int:
+        raise OSError(code, os.strerror(code))
+
+    (tmp_path / "cpu.max").write_text("1 2")
+    monkeypatch.setattr(os, "write", write)
+    step = RestoreCpuLimit(str(tmp_path / "cpu.max"), "max 2")
+    if fails:
+        with pytest.raises(OSError, match="Invalid"):
+            undo(step)
+    else:
+        undo(step)
