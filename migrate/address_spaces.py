@@ -8,8 +8,10 @@ What is left out here is not lost: the final dump lists every page that counts (
 from __future__ import annotations
 
 import array
+import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import struct
 from collections.abc import Iterable, Iterator
@@ -22,12 +24,12 @@ from migrate.page_batch import PAGE
 
 # include/uapi/linux/fs.h
 PAGEMAP_SCAN = 0xC0606610
-IS_FILE, IS_PRESENT, IS_SWAPPED, IS_PFNZERO = 1 << 2, 1 << 3, 1 << 4, 1 << 5
+IS_FILE, IS_PRESENT, IS_SWAPPED, IS_PFNZERO, IS_SOFT_DIRTY = 1 << 2, 1 << 3, 1 << 4, 1 << 5, 1 << 7
 SCAN_ARG = struct.Struct("12Q")
 SCAN_REGIONS = 2048  # ranges that one call reports
 ENTRIES = 1 << 16  # pages of one read of pagemap
-# Bits of a pagemap entry: present, swapped, file-mapped or shared.
-PRESENT, SWAPPED, FILE = 1 << 63, 1 << 62, 1 << 61
+# Bits of a pagemap entry: present, swapped, file-mapped or shared, written to since the last clear.
+PRESENT, SWAPPED, FILE, SOFT_DIRTY = 1 << 63, 1 << 62, 1 << 61, 1 << 55
 NOT_MEMORY = ("[vvar", "[vsyscall]", "[vdso]", "[uprobes]")
 
 
@@ -185,27 +187,33 @@ class PageMap:
     def close(self) -> None:
         os.close(self._fd)
 
-    def populated(self, start: int, end: int, *, shared: bool) -> Iterator[tuple[int, int]]:
+    def populated(
+        self, start: int, end: int, *, shared: bool, written: bool = False
+    ) -> Iterator[tuple[int, int]]:
         """Address ranges between `start` and `end` with pages in memory or in swap, without the
-        zero page, and in private mappings without pages of the file."""
+        zero page, and in private mappings without pages of the file. `written`: only those that
+        were written to since the soft-dirty bits were cleared last."""
         if self._scan:
             try:
-                yield from self._by_scan(start, end, shared)
+                yield from self._by_scan(start, end, shared, written)
                 return
             except OSError as problem:
                 if problem.errno not in (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP):
                     raise
                 self._scan = False  # Linux < 6.7
-        yield from self._by_entries(start, end, shared)
+        yield from self._by_entries(start, end, shared, written)
 
-    def _by_scan(self, start: int, end: int, shared: bool) -> Iterator[tuple[int, int]]:
+    def _by_scan(
+        self, start: int, end: int, shared: bool, written: bool
+    ) -> Iterator[tuple[int, int]]:
         vector = array.array("Q", bytes(24 * SCAN_REGIONS))
         unwanted = IS_PFNZERO | (0 if shared else IS_FILE)
+        wanted = unwanted | (IS_SOFT_DIRTY if written else 0)
         while start < end:
             arg = bytearray(
                 SCAN_ARG.pack(
                     SCAN_ARG.size, 0, start, end, 0, vector.buffer_info()[0], SCAN_REGIONS, 0,
-                    unwanted, unwanted, IS_PRESENT | IS_SWAPPED, IS_PRESENT,
+                    unwanted, wanted, IS_PRESENT | IS_SWAPPED, IS_PRESENT,
                 )
             )  # fmt: skip
             count = fcntl.ioctl(self._fd, PAGEMAP_SCAN, arg, True)
@@ -216,7 +224,9 @@ class PageMap:
                 return
             start = reached
 
-    def _by_entries(self, start: int, end: int, shared: bool) -> Iterator[tuple[int, int]]:
+    def _by_entries(
+        self, start: int, end: int, shared: bool, written: bool
+    ) -> Iterator[tuple[int, int]]:
         begun = None
         for at in range(start, end, ENTRIES * PAGE):
             count = min(ENTRIES, (end - at) // PAGE)
@@ -225,7 +235,11 @@ class PageMap:
             if begun is None and not data.strip(b"\0"):
                 continue
             for i, entry in enumerate(memoryview(data).cast("Q")):
-                ours = entry & (PRESENT | SWAPPED) and (shared or not entry & FILE)
+                ours = (
+                    entry & (PRESENT | SWAPPED)
+                    and (shared or not entry & FILE)
+                    and (not written or entry & SOFT_DIRTY)
+                )
                 if ours and begun is None:
                     begun = at + i * PAGE
                 elif not ours and begun is not None:
@@ -233,3 +247,15 @@ class PageMap:
                     begun = None
         if begun is not None:
             yield begun, end
+
+
+def tracks_writes() -> bool:
+    """Whether this kernel has soft-dirty bits (CONFIG_MEM_SOFT_DIRTY): a page that has just been
+    written to has one then (Documentation/admin-guide/mm/soft-dirty.rst)."""
+    with mmap.mmap(-1, PAGE) as page:
+        page[0] = 1
+        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+            pagemap.seek(address // PAGE * 8)
+            (entry,) = struct.unpack("Q", pagemap.read(8))
+    return bool(entry & SOFT_DIRTY)

@@ -137,6 +137,10 @@ class Agent:
                 self.guard = Guard.start(message.session, "destination")
             case Prepare():
                 reply = self.destination.prepare(message)
+            case AskCache():
+                for digests in self.destination.cache_digests():
+                    send(self.channel, CacheDigests(digests=digests))
+                reply = CacheDigests(digests=b"")
             case RootfsPass() | MemoryRound():
                 pass  # what came before it is done
             case MemoryObject() | DropObjects() | OpenFile() | CloseFile() | SmallFiles():

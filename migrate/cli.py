@@ -36,6 +36,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """A number that is not negative, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="migrate", usage=USAGE, description=None, add_help=True, allow_abbrev=False
@@ -62,6 +70,30 @@ def parser() -> argparse.ArgumentParser:
     move.add_argument(
         "--max-freeze", type=seconds, default=120.0, metavar="SECONDS",
         help="give up when it stands still for longer (default 120)",
+    )  # fmt: skip
+    move.add_argument(
+        "--max-downtime", type=seconds, default=0.3, metavar="SECONDS",
+        help="freeze it as soon as it would stand still for no longer than this (default 0.3)",
+    )  # fmt: skip
+    move.add_argument(
+        "--max-rounds", type=count, default=30, metavar="N",
+        help="rounds over the memory before the freeze at most (default 30; 0: all in the freeze)",
+    )  # fmt: skip
+    move.add_argument(
+        "--throttle", action="store_true",
+        help="give it less CPU while it changes memory faster than it can be sent",
+    )  # fmt: skip
+    move.add_argument(
+        "--memory-source", choices=["auto", "scan", "predump"], default="auto",
+        help="how to find the memory that has changed (default: as the kernel allows)",
+    )  # fmt: skip
+    move.add_argument(
+        "--restore", choices=["auto", "eager", "lazy"], default="auto",
+        help="read all memory in before it runs there, or while it runs (default: by its size)",
+    )  # fmt: skip
+    move.add_argument(
+        "--no-cache", action="store_true",
+        help="neither use nor keep memory for the way back (`migrate cache`)",
     )  # fmt: skip
     setup = verb("setup", "Prepare a host: register the OCI runtime `migrate` with its Docker.")
     setup.add_argument("host", metavar="HOST", nargs="?")

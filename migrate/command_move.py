@@ -17,7 +17,9 @@ def move(given: argparse.Namespace) -> int:
     progress = Progress(quiet=given.json, verbose=given.verbose)
     options = Options(
         container=given.container, host=given.host, tcp=given.tcp, keep=given.keep,
-        force=given.force, max_freeze=given.max_freeze,
+        force=given.force, max_freeze=given.max_freeze, max_downtime=given.max_downtime,
+        max_rounds=given.max_rounds, throttle=given.throttle, memory_source=given.memory_source,
+        restore=given.restore, cache=not given.no_cache,
     )  # fmt: skip
     try:
         summary = Migration(options, progress).run()

@@ -21,8 +21,11 @@ from migrate.errors import AgentFailed, CriuUnfit, HostUnfit, PlacementFailed
 from migrate.held_restore import PENDING, HeldRestore
 from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
+from migrate.host_setup import Places
 from migrate.incoming import Incoming
 from migrate.journal import OWNED, RUNNING, Header, Journal, restarts
+from migrate.page_batch import Buffer
+from migrate.page_cache import CachedPages, PageCache, cache_key
 from migrate.placement import DestinationView, Placement, find_image, place
 from migrate.preflight import check
 from migrate.protocol import (
@@ -76,6 +79,7 @@ class Destination:
         self._held: HeldRestore | None = None
         self._applier: Applier | None = None
         self._incoming: Incoming | None = None
+        self._cache: CachedPages | None = None
         self._restored = False
         self.remains = False  # after a rollback: the container could not be removed
 
@@ -165,7 +169,7 @@ class Destination:
         base.mkdir(parents=True, mode=0o700)
         incoming = self._incoming = Incoming(
             base, memory=begun.usage.images, seed=message.seed, lazy=message.lazy,
-            cached=lambda digest: None,
+            cached=self._cached_page,
         )  # fmt: skip
         incoming.write_descriptors(message.descriptors)
         for old in self.placement.remove:
@@ -233,6 +237,17 @@ class Destination:
         for network, endpoint in request.connect:
             self.docker.connect_network(container, network, endpoint)
         return container
+
+    def cache_digests(self) -> Iterator[bytes]:
+        """Digests of the pages that are kept here since this container left, some at a time."""
+        begun, _ = self._session
+        key = cache_key(begun.spec.name, begun.spec.image.layers)
+        self._cache = PageCache(Places().cache).open(key)
+        if self._cache:
+            yield from self._cache.digests(self.incoming.seed)
+
+    def _cached_page(self, known: bytes) -> Buffer | None:
+        return self._cache.page(known) if self._cache else None
 
     # -- content ---------------------------------------------------------------------------------
 
@@ -359,6 +374,6 @@ class Destination:
                 raise AgentFailed("the destination could not undo everything: " + "; ".join(failed))
 
     def _close(self) -> None:
-        for part in (self._applier, self._incoming):
+        for part in (self._applier, self._incoming, self._cache):
             if part:
                 part.close()

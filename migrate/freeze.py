@@ -1,9 +1,10 @@
 """The frozen part of a migration, on the source: every millisecond in here needs a reason.
 
-Order: freeze the tasks (cgroup freezer, 1 ms) - silence the network - dump and final pass over the
-files, side by side, both streamed while they are made - `Restore` - wait for `Ready` - `Commit` -
-wait for `Running`. The freezer is written directly: `docker pause` does nothing else, but takes
-40-80 ms for it, and refuses a cgroup that is frozen already, so Docker cannot be told afterwards.
+Order: freeze the tasks (cgroup freezer, 1 ms) - silence the network - skeleton dump, last round
+over the memory and last pass over the files, side by side, streamed while they are made - `Restore`
+- wait for `Ready` - `Commit` - wait for `Running`. The freezer is written directly: `docker pause`
+does nothing else, but takes 40-80 ms for it, and refuses a cgroup that is frozen already, so Docker
+cannot be told afterwards.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 from migrate import netlock
-from migrate.criu import Dumper
 from migrate.criu_images import needs_network
 from migrate.errors import DumpFailed, FreezeTooLong
 from migrate.image_stream import ImageSender
 from migrate.journal import COMMIT_SENT, Journal
+from migrate.outgoing import Outgoing
+from migrate.page_compare import Tally
 from migrate.protocol import Commit, Ready, Restore, Running, expect, send
 from migrate.rootfs_send import PassReport
 from migrate.source_view import SourceView
@@ -81,7 +83,7 @@ class FrozenPart:
         view: SourceView,
         journal: Journal,
         channel: Channel,
-        dumper: Dumper,
+        outgoing: Outgoing,
         sender: ImageSender,
         final_pass: Callable[[], PassReport],
         max_freeze: float = MAX_FREEZE,
@@ -93,7 +95,8 @@ class FrozenPart:
         self.view = view
         self.journal = journal
         self.channel = channel
-        self.dumper = dumper
+        self.outgoing = outgoing
+        self.memory = Tally()
         self.sender = sender
         self.final_pass = final_pass
         self.marks: dict[str, float] = {}
@@ -114,7 +117,8 @@ class FrozenPart:
             raise DumpFailed("the container has no freezer cgroup of its own")
         self.journal.push(Thaw(freezer))
         self.journal.push(UnlockNetwork(pid, self.view.started))
-        self.journal.push(EndDump(self.dumper.pid, start_time(self.dumper.pid) or 0))
+        dumper, memory = self.outgoing.dumper, self.outgoing.memory
+        self.journal.push(EndDump(dumper.pid, start_time(dumper.pid) or 0))
         self.journal.phase("freeze")
         silence = netlock.Prepared(pid)
         limit: Limit | None = None
@@ -126,20 +130,26 @@ class FrozenPart:
             silence.lock()
             self.mark("frozen")
             files = Aside(self.final_pass, "final-pass")
-            self.sender.follow()
-            self.dumper.dump()
+            memory.frozen()
+            dumper.dump()
             self.mark("dumped")
-            count = self.sender.finish()
+            memory.dumped(self.outgoing.images)
+            count = self.sender.send()
+            self.memory = memory.finish()
             files.join()
             send(self.channel, Restore(files=count, network=needs_network(self.sender.images)))
             self.mark("sent")
             # While the destination restores: from here on only it can tell who owns the container.
             # Noted early, since writing it down takes longer than anything else in here.
             self.journal.phase(COMMIT_SENT)
+            dumper.finish()
             self.ready = expect(self.channel, Ready, READY_TIMEOUT)
             self.mark("restored")
+            # CRIU has thawed them to hold them itself, and must have frozen them again.
+            if not freeze(freezer):
+                raise DumpFailed("the container does not stand still any more")
         except BaseException as failure:
-            self.dumper.close()  # no undoing while CRIU still holds the tasks
+            dumper.close()  # no undoing while CRIU still holds the tasks
             if limit and limit.expired:
                 raise FreezeTooLong(
                     f"the container stood still for {self.max_freeze:.0f} s without being restored"
@@ -149,7 +159,6 @@ class FrozenPart:
             if limit:
                 limit.cancel()
             silence.close()
-            self.sender.close()
         before_commit()
         self.mark("commit")
         send(self.channel, Commit())

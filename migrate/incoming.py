@@ -1,5 +1,5 @@
-"""The checkpoint as it comes in: the private tmpfs that holds it, CRIU's images, the page store, and
-the server of lazy pages when memory is filled in after the restore.
+"""The checkpoint as it comes in: the private tmpfs that holds it, CRIU's images, the page store,
+and the server of lazy pages when memory is filled in after the restore.
 
 The directory of a session:
   images/   what the final dump has written; `parent` leads to the page store
@@ -42,6 +42,7 @@ class Incoming:
         limit = 2 * memory + IMAGES_SLACK
         self.base = base
         self.lazy = lazy
+        self.seed = seed
         self._memory = memory
         # The images hold the container's memory: secrets. A tmpfs of our own, which is never
         # written to disk but by swap, and goes as a whole.

@@ -2,9 +2,9 @@
 and outliving it once the container runs.
 
 `criu lazy-pages` fills in the memory while the container executes already. When it dies before its
-time, its userfaultfds are closed, and the kernel from then on gives the tasks *zeros* for pages that
-are still missing (fs/userfaultfd.c: userfaultfd_release). So the keeper holds duplicates of them:
-a task that needs a page then waits instead, and the keeper kills the container.
+time, its userfaultfds are closed, and the kernel from then on gives the tasks *zeros* for pages
+that are still missing (fs/userfaultfd.c: userfaultfd_release). So the keeper holds duplicates of
+them: a task that needs a page then waits instead, and the keeper kills the container.
 
 Words, one JSON object per line. From here: ready, filled{seconds}, failed{reason}; to here, on
 stdin: held{pid} (the restored init stands still; the server has all its descriptors), commit. An

@@ -19,6 +19,12 @@ READY_TIMEOUT = 20.0
 END_TIMEOUT = 5.0
 
 
+def restore_lazily(wanted: str, memory: int) -> bool:
+    """Whether memory is to be filled in after the restore. `wanted`: `auto`, `eager` or `lazy`;
+    `memory`: bytes."""
+    return wanted == "lazy" or (wanted == "auto" and memory >= LAZY_FROM)
+
+
 class LazyPages:
     """One server of lazy pages. `close` without `commit` ends it."""
 

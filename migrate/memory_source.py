@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Final
 
-from migrate.address_spaces import Objects, container_pids
+from migrate.address_spaces import Objects, Region, container_pids
 from migrate.criu import DumpTarget, pre_dump
 from migrate.images_memory import object_of
 from migrate.page_batch import DIGEST
@@ -25,7 +25,9 @@ class MemorySource(ABC):
 
     name: str
 
-    def __init__(self, target: DumpTarget, channel: Channel, seed: int, cached: bytes = b"") -> None:
+    def __init__(
+        self, target: DumpTarget, channel: Channel, seed: int, cached: bytes = b""
+    ) -> None:
         """`seed`: of the session's digests, as the destination was told; `cached`: digests of the
         pages in the destination's cache, 16 bytes each."""
         assert target.freezer
@@ -46,21 +48,21 @@ class MemorySource(ABC):
         for number, name in self._objects.take_new():
             send(self._channel, MemoryObject(number=number, name=name))
 
-    def _scan(self, *, frozen: bool) -> None:
-        regions = self._objects.regions(container_pids(self._freezer), frozen=frozen)
-        gone = [] if frozen else self._objects.take_gone()
+    def _regions(self, *, frozen: bool) -> list[Region]:
+        return self._objects.regions(container_pids(self._freezer), frozen=frozen)
+
+    def _forget_gone(self) -> None:
+        gone = self._objects.take_gone()
         if gone:
             self._scanners.command(Forget(gone))
             send(self._channel, DropObjects(numbers=gone))
-        self._announce()
-        self._scanners.command(Scan(regions))
 
-    def _images(self, directory: Path, *, begin: bool) -> None:
+    def _images(self, directory: Path, *, begin: bool, tracked: bool) -> None:
         names = [object_of(path) for path in directory.glob("pagemap-*.img")]
         numbers = {name: self._objects.number(name) for name in names}
         self._announce()
         pids = {name: self._objects.pids.get(name, 0) for name in names}
-        self._scanners.command(Images(str(directory), numbers, pids, begin))
+        self._scanners.command(Images(str(directory), numbers, pids, begin, tracked))
 
     def round(self) -> Tally:
         """Send what has changed since the last round. The container runs on.
@@ -74,11 +76,6 @@ class MemorySource(ABC):
 
     @abstractmethod
     def _round(self) -> None: ...
-
-    @property
-    @abstractmethod
-    def parent(self) -> str:
-        """The pre-dump that the final dump goes on from, relative to its directory; or ''."""
 
     @abstractmethod
     def frozen(self) -> None:
@@ -100,16 +97,20 @@ class MemoryScan(MemorySource):
     """Reads all memory every round, through /proc: for kernels without dirty tracking."""
 
     name = "scan"
-    parent = ""
 
     def _round(self) -> None:
-        self._scan(frozen=False)
+        regions = self._regions(frozen=False)
+        self._forget_gone()
+        self._announce()
+        self._scanners.command(Scan(regions))
 
     def frozen(self) -> None:
-        self._scan(frozen=True)
+        regions = self._regions(frozen=True)
+        self._announce()
+        self._scanners.command(Scan(regions))
 
     def dumped(self, images: Path) -> None:
-        self._images(images, begin=False)
+        self._images(images, begin=False, tracked=False)
 
 
 class CriuPreDump(MemorySource):
@@ -120,36 +121,37 @@ class CriuPreDump(MemorySource):
     def __init__(
         self, target: DumpTarget, channel: Channel, seed: int, base: Path, cached: bytes = b""
     ) -> None:
-        """`base`: a private tmpfs, in which the final dump's directory is, too."""
+        """`base`: a private tmpfs for the pre-dumps, with a directory `work` in it."""
         super().__init__(target, channel, seed, cached)
         self._base = base
         self._count = 0
-
-    @property
-    def parent(self) -> str:
-        return f"../{self._directory}" if self._count else ""
 
     @property
     def _directory(self) -> str:
         return f"pre-{self._count}"
 
     def _round(self) -> None:
-        parent = self.parent
+        parent = f"../{self._directory}" if self._count else ""
         self._count += 1
         directory = self._base / self._directory
         directory.mkdir(mode=0o700)
         pre_dump(self._target, directory, self._base / "work", parent)
-        self._images(directory, begin=True)
+        self._images(directory, begin=True, tracked=False)
 
     def round(self) -> Tally:
         tally = super().round()
-        # The next dump only looks at which pages this one has: the memory is needed no more.
+        # The next pre-dump only looks at which pages this one has: the memory is needed no more.
         for pages in (self._base / self._directory).glob("pages-*.img"):
             os.truncate(pages, 0)
         return tally
 
     def frozen(self) -> None:
-        """The final dump itself looks for what has changed."""
+        """The final dump is a skeleton here, too: what was written to since the last pre-dump is
+        read by the scanners, so that the destination may restore all of it lazily. (In an
+        incremental dump CRIU calls only those pages lazy that it has written.)"""
+        regions = self._regions(frozen=True)
+        self._announce()
+        self._scanners.command(Scan(regions, tracked=bool(self._count)))
 
     def dumped(self, images: Path) -> None:
-        self._images(images, begin=True)
+        self._images(images, begin=False, tracked=bool(self._count))

@@ -33,7 +33,7 @@ from migrate.page_batch import (
     PageRun,
     decode,
 )
-from migrate.pagemap import Entry
+from migrate.pagemap import PE_LAZY, Entry
 from transport.errors import StreamCorrupt
 
 NAME: Final = re.compile(r"[1-9][0-9]{0,9}|shmem-(0|[1-9][0-9]{0,19})", re.ASCII)
@@ -265,6 +265,12 @@ class PageStore:
                 self._final[name] = entries
             store_images.link_parent(images)
         self.drop([each.number for each in self._names.values() if each.name not in self._final])
+
+    @property
+    def lazy_pages(self) -> int:
+        """How many pages may be filled in after the restore, after `adopt`."""
+        entries = (entry for final in self._final.values() for entry in final)
+        return sum(entry.count for entry in entries if entry.flags & PE_LAZY)
 
     def lazy_directory(self, images: Path, directory: Path) -> None:
         """Make `directory`, the images that `criu lazy-pages` is to read, after `adopt`."""

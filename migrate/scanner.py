@@ -19,7 +19,7 @@ from migrate.address_spaces import Region
 from migrate.images_memory import image_pages, object_of
 from migrate.page_batch import DIGEST, PAGE
 from migrate.page_compare import BLOCK_PAGES, Comparer, Tally, mine, stripes
-from migrate.pagemap import PE_LAZY, PE_PARENT, PE_PRESENT, read
+from migrate.pagemap import PE_LAZY, PE_PARENT, PE_PRESENT, Entry, read
 from migrate.process_memory import Gone, ProcessMemory
 
 FRAME = struct.Struct("<IB")  # length of what follows, kind
@@ -42,20 +42,23 @@ class Cached(msgspec.Struct, tag=True):
 
 
 class Scan(msgspec.Struct, tag=True):
-    """Read these regions. `begin`: a new round begins."""
+    """A new round: read these regions. `tracked`: only what the kernel says was written to since
+    the last round."""
 
     regions: list[Region]
-    begin: bool = True
+    tracked: bool = False
 
 
 class Images(msgspec.Struct, tag=True):
     """Compare a CRIU image directory. `numbers`: of the objects in it; `pids`: the process to read
-    pages from that CRIU left out (lazy), by object, in the final round."""
+    pages from that CRIU left out (lazy), by object, in the final round. `begin`: a new round.
+    `tracked`: what was not read in this round has not changed since the last one."""
 
     directory: str
     numbers: dict[str, int]
     pids: dict[str, int]
     begin: bool = False
+    tracked: bool = False
 
 
 class Report(msgspec.Struct, tag=True):
@@ -93,14 +96,13 @@ class Scanner:
             case Cached(digests):
                 at = range(0, len(digests), DIGEST)
                 self._cached.update(digests[i : i + DIGEST] for i in at)
-            case Scan(regions, begin):
-                if begin:
+            case Scan():
+                self.comparer.begin()
+                self.scan(command)
+            case Images():
+                if command.begin:
                     self.comparer.begin()
-                self.scan(regions)
-            case Images(directory, numbers, pids, begin):
-                if begin:
-                    self.comparer.begin()
-                self.images(Path(directory), numbers, pids)
+                self.images(command)
             case Report():
                 self._write(REPORT, msgspec.msgpack.encode(self.comparer.end()))
             case Forget(objects):
@@ -109,10 +111,10 @@ class Scanner:
 
     # -- processes -------------------------------------------------------------------------------
 
-    def scan(self, regions: list[Region]) -> None:
+    def scan(self, command: Scan) -> None:
         memory: ProcessMemory | None = None
         pid = 0
-        for region in regions:  # those of a process follow each other
+        for region in command.regions:  # those of a process follow each other
             if region.pid != pid:
                 if memory:
                     memory.close()
@@ -122,11 +124,11 @@ class Scanner:
                 except Gone:
                     memory = None
             if memory:
-                self._region(memory, region)
+                self._region(memory, region, command.tracked)
         if memory:
             memory.close()
 
-    def _region(self, memory: ProcessMemory, region: Region) -> None:
+    def _region(self, memory: ProcessMemory, region: Region, tracked: bool) -> None:
         def sink(page: int, content: memoryview) -> None:
             self.comparer.pages(region.object, page, content)
 
@@ -136,7 +138,7 @@ class Scanner:
             start = (page + away) * PAGE
             try:
                 for begin, end in memory.map.populated(
-                    start, start + pages * PAGE, shared=region.shared
+                    start, start + pages * PAGE, shared=region.shared, written=tracked
                 ):
                     memory.read(begin, end, begin // PAGE - away, sink)
             except ProcessLookupError:
@@ -147,18 +149,19 @@ class Scanner:
 
     # -- images ----------------------------------------------------------------------------------
 
-    def images(self, directory: Path, numbers: dict[str, int], pids: dict[str, int]) -> None:
+    def images(self, command: Images) -> None:
         """What CRIU has written, and what it has left to us."""
+        directory = Path(command.directory)
         for path in sorted(directory.glob("pagemap-*.img")):
             name = object_of(path)
             pages_id, entries = read(path)
             if not entries:
                 continue
-            number = numbers[name]
+            number = command.numbers[name]
             left = [e for e in entries if not e.flags & (PE_PRESENT | PE_PARENT)]
             assert all(e.flags & PE_LAZY for e in left)
             if left:
-                self._left_out(number, pids[name], [(e.page, e.count) for e in left])
+                self._left_out(number, command.pids[name], left, command.tracked)
             for parent in (e for e in entries if e.flags & PE_PARENT):
                 for page, count in self.comparer.missing(number, parent.page, parent.count):
                     if mine(page // BLOCK_PAGES, self._setup.worker, self._setup.workers):
@@ -167,21 +170,21 @@ class Scanner:
             for page, content in image_pages(pages, entries, self._stripes):
                 self.comparer.pages(number, page, content)
 
-    def _left_out(self, number: int, pid: int, ranges: list[tuple[int, int]]) -> None:
+    def _left_out(self, number: int, pid: int, entries: list[Entry], tracked: bool) -> None:
         """Pages that the final dump lists without their content: read what the scan did not."""
+        lacking = self.comparer.missing if tracked else self.comparer.unseen
         memory: ProcessMemory | None = None
 
         def sink(page: int, content: memoryview) -> None:
             self.comparer.pages(number, page, content)
 
-        for first, count in ranges:
-            for page, pages in self._stripes(first, count):
-                for lacking, length in list(self.comparer.unseen(number, page, pages)):
+        for entry in entries:
+            for first, count in self._stripes(entry.page, entry.count):
+                for page, length in list(lacking(number, first, count)):
                     if memory is None:
                         memory = ProcessMemory(pid, self._setup.cgroup)
-                    start = lacking * PAGE
-                    memory.read(start, start + length * PAGE, lacking, sink)
-                if any(True for _ in self.comparer.unseen(number, page, pages)):
+                    memory.read(page * PAGE, (page + length) * PAGE, page, sink)
+                if any(True for _ in lacking(number, first, count)):
                     raise ValueError(f"pages of the frozen process {pid} cannot be read")
         if memory:
             memory.close()

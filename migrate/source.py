@@ -12,10 +12,12 @@ from pathlib import Path
 
 from migrate import failure_logs
 from migrate.agent_link import AgentLink
-from migrate.criu import LOG, Dumper, descriptors
+from migrate.criu import LOG
 from migrate.criu_log import interesting_lines
+from migrate.departed import keep_memory
 from migrate.docker_host import DockerHost
 from migrate.errors import AgentFailed, FreezeTooLong, OutcomeUnknown, Unsupported
+from migrate.files_pass import FilesPass
 from migrate.freeze import MAX_FREEZE, FrozenPart
 from migrate.guard import Guard
 from migrate.host_facts import facts
@@ -23,47 +25,52 @@ from migrate.host_setup import make_state_dirs
 from migrate.image_stream import ImageSender
 from migrate.interrupts import Interrupts
 from migrate.journal import CONFIRMED, Header, Journal, restarts
-from migrate.progress import Progress
+from migrate.lazy_pages import restore_lazily
+from migrate.outgoing import Outgoing, choose_source
+from migrate.precopy import PreCopy
+from migrate.progress import Progress, human
 from migrate.protocol import (
     IMAGE_PIECE,
-    ROOTFS_ITEMS,
     Abandon,
+    AskCache,
     Begin,
+    CacheDigests,
     Done,
+    Filled,
     Finish,
     Prepare,
     Prepared,
-    RootfsPass,
     Welcome,
     call,
-    encode_items,
     expect,
-    send,
 )
-from migrate.rootfs_items import Data, Item
 from migrate.rootfs_limits import kept_paths
-from migrate.rootfs_send import PassReport, Sender
-from migrate.run import run
+from migrate.rootfs_send import Sender
 from migrate.source_end import end_source_copy
 from migrate.source_view import SourceView, check_here, look, open_connections
-from migrate.summary import Summary
+from migrate.std_streams import find_streams, parent_of
+from migrate.summary import Lazy, Summary, Switchover
+from migrate.switchover import MAX_DOWNTIME, MAX_ROUNDS, Costs, Limits
+from migrate.throttle import Throttler, cpu_cgroup
 from migrate.undo import RestoreRestartPolicy, Unmount
 from transport.errors import ConnectionLost, Failure
 
 RUN = Path("/run/migrate")
-IMAGES_SLACK = 256 << 20
-BATCH = 1 << 19  # bytes of rootfs items that travel in one frame
-CALM = 1 << 20  # a pass that read less than this many bytes is the last before the freeze
-MAX_PASSES = 3
 PIECE = 1 << 20
 ANSWER = 120.0  # seconds for an answer that takes the other side little work
 IMAGE_LOAD = 1800.0
 SETTLED = 180.0
+FILL = 3600.0  # seconds until the last page is filled in
+# Seconds that the frozen part takes with next to no memory, to predict the downtime with; medians
+# of tests/bench/downtime.py.
+FREEZE, DUMP, RESTORE = 0.01, 0.12, 0.15
+EAGER_RATE = 300e6  # bytes/s at which CRIU reads memory in when it restores (docs/criu-notes.md)
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for. `tcp`: `established` or `close`; `max_freeze`: seconds."""
+    """What the user asked for. `tcp`: `established` or `close`; `max_freeze`, `max_downtime`:
+    seconds; `memory_source`: one of `outgoing.SOURCES`; `restore`: `auto`, `eager` or `lazy`."""
 
     container: str
     host: str
@@ -71,6 +78,12 @@ class Options:
     keep: bool = False
     force: bool = False
     max_freeze: float = MAX_FREEZE
+    max_downtime: float = MAX_DOWNTIME
+    max_rounds: int = MAX_ROUNDS
+    throttle: bool = False
+    memory_source: str = "auto"
+    restore: str = "auto"
+    cache: bool = True
 
 
 class Migration:
@@ -94,7 +107,7 @@ class Migration:
 
     def run(self) -> Summary:
         """Move the container. Raises the Failure that stopped it, after everything is undone."""
-        began = time.monotonic()
+        self._began = time.monotonic()
         with Interrupts() as interrupts, ExitStack() as stack:
             try:
                 self._run(stack, interrupts)
@@ -102,7 +115,7 @@ class Migration:
                 interrupts.hold()
                 self._roll_back(failure)
                 raise
-        self.summary.total = time.monotonic() - began
+        self.summary.total = time.monotonic() - self._began
         return self.summary
 
     def _run(self, stack: ExitStack, interrupts: Interrupts) -> None:
@@ -111,6 +124,8 @@ class Migration:
             view = look(self.docker, self.options.container)
             here = facts()
             check_here(here, view, self.options.tcp)
+            source = choose_source(self.options.memory_source, self.options.max_rounds)
+            self.summary.memory_source = source
             self.summary.container = view.spec.name
             self.link = stack.enter_context(AgentLink(self.options.host))
             self.link.channel.check = interrupts.check
@@ -139,15 +154,13 @@ class Migration:
         if welcome.save:
             self._send_image(welcome.save, view)
         with self._timed("prepare"):
-            streams = descriptors(view.target.pid)
-            prepared = call(self.link.channel, Prepare(descriptors=streams), Prepared, ANSWER)
-            self.summary.new_id = prepared.container
-            dumper = self._prepare_dump(stack, view, streams)
+            outgoing = self._prepare(stack, view)
         sender = Sender(view.upper, skip=kept_paths(view.spec))
-        self._pre_copy(sender)
-        self._freeze(view, dumper, sender, interrupts)
+        files = FilesPass(sender, self.link.channel, self.progress.advance)
+        self._pre_copy(view, outgoing, files)
+        self._freeze(view, outgoing, files, interrupts)
         with self._timed("confirm"):
-            self._confirm()
+            self._confirm(view)
 
     # -- phases ----------------------------------------------------------------------------------
 
@@ -184,90 +197,82 @@ class Migration:
             expect(self.link.channel, Done, IMAGE_LOAD)
         self.summary.image_sent = True
 
-    def _prepare_dump(self, stack: ExitStack, view: SourceView, streams: list[str]) -> Dumper:
-        """A private tmpfs for the images (they hold the container's memory), and CRIU, waiting."""
+    def _prepare(self, stack: ExitStack, view: SourceView) -> Outgoing:
+        """The container is made at the destination, and held; what dumps it here waits."""
+        assert self.link
         assert self.journal
+        pid, seed = view.target.pid, secrets.randbits(64)
+        streams = find_streams(pid, parent_of(pid))
+        self._lazy = restore_lazily(self.options.restore, view.usage.images)
+        request = Prepare(descriptors=streams.links, seed=seed, lazy=self._lazy)
+        prepared = call(self.link.channel, request, Prepared, ANSWER)
+        self.summary.new_id = prepared.container
+        cached = self._ask_cache() if self.options.cache else b""
         self.journal.push(Unmount(str(self._base)))
-        self._base.mkdir(parents=True, mode=0o700)
-        size = 2 * view.usage.images + IMAGES_SLACK
-        options = f"mode=0700,size={size}"
-        run(["mount", "-t", "tmpfs", "-o", options, "migrate", str(self._base)])
-        for name in ("images", "work"):
-            (self._base / name).mkdir()
-        dumper = Dumper(
-            view.target, self._base / "images", self._base / "work", tcp=self.options.tcp,
-            descriptors=streams,
+        outgoing = Outgoing(
+            self._base, view.target, self.link.channel, tcp=self.options.tcp, streams=streams,
+            memory=view.usage.images, source=self.summary.memory_source, seed=seed, cached=cached,
         )  # fmt: skip
-        stack.callback(dumper.close)
-        dumper.start()
-        return dumper
+        stack.callback(outgoing.close)
+        return outgoing
 
-    def _pre_copy(self, sender: Sender) -> None:
-        """Send the writable layer while the container runs, until little changes."""
+    def _ask_cache(self) -> bytes:
+        """Digests of the pages that the destination has from an earlier migration."""
+        assert self.link
+        found = bytearray()
+        part = call(self.link.channel, AskCache(), CacheDigests, ANSWER).digests
+        while part:
+            found += part
+            part = expect(self.link.channel, CacheDigests, ANSWER).digests
+        return bytes(found)
+
+    def _pre_copy(self, view: SourceView, outgoing: Outgoing, files: FilesPass) -> None:
+        """Send memory and files while the container runs, until the switchover rule says stop."""
         assert self.link
         assert self.journal
         self.journal.phase("pre-copy")
+        memory = view.usage.images
+        costs = Costs(
+            freeze=FREEZE, dump=DUMP,
+            restore=RESTORE + (0.0 if self._lazy else memory / EAGER_RATE),
+            scan_all=self.summary.memory_source == "scan", memory=memory,
+        )  # fmt: skip
+        limits = Limits(self.options.max_downtime, self.options.max_rounds)
         with self._timed("pre-copy"):
-            for number in range(1, MAX_PASSES + 1):
-                report = self._pass(sender, final=False)
-                expect(self.link.channel, Done, IMAGE_LOAD)
-                self.summary.rootfs_passes = number
-                self.progress.note(
-                    f"pass {number} over the files: {report.entries} entries, "
-                    f"{report.files} read, {report.bytes} bytes sent"
-                )
-                if report.dirty_bytes < CALM and not report.failed:
-                    break
+            precopy = PreCopy(
+                self.link.channel, outgoing.memory, files, costs, limits, self.progress,
+                self._began, self._throttler(view),
+            )  # fmt: skip
+            decision = precopy.run()
+        self.summary.rounds = precopy.report()
+        self.summary.rootfs_passes = precopy.passes
+        self.summary.switchover = Switchover(decision.reason, decision.predicted)
 
-    def _pass(self, sender: Sender, *, final: bool) -> PassReport:
-        assert self.link
-        channel = self.link.channel
-        batch: list[Item] = []
-        waiting = 0
-
-        def emit(item: Item) -> None:
-            nonlocal waiting
-            batch.append(item)
-            size = len(item.content) if isinstance(item, Data) else 0
-            waiting += size + 100
-            if waiting >= BATCH:
-                flush()
-            if size:
-                self.progress.advance(size)
-
-        def flush() -> None:
-            nonlocal waiting
-            if batch:
-                channel.send(ROOTFS_ITEMS, encode_items(batch))
-                batch.clear()
-                waiting = 0
-
-        report = sender.send_pass(emit, final=final)
-        flush()
-        self.summary.raw += report.bytes
-        if not final:
-            send(channel, RootfsPass())
-        return report
+    def _throttler(self, view: SourceView) -> Throttler | None:
+        assert self.journal
+        if not self.options.throttle:
+            return None
+        cgroup = cpu_cgroup(Path(f"/proc/{view.target.pid}/cgroup").read_text())
+        if cgroup is None:
+            self.progress.warn("the container has no cpu cgroup of its own: it is not throttled")
+            return None
+        return Throttler(cgroup, self.journal)
 
     def _freeze(
-        self, view: SourceView, dumper: Dumper, sender: Sender, interrupts: Interrupts
+        self, view: SourceView, outgoing: Outgoing, files: FilesPass, interrupts: Interrupts
     ) -> None:
         assert self.link
         assert self.journal
         self._end_restarts(view)
-        images = ImageSender(self.link.channel, self._base / "images", self.progress.advance)
+        images = ImageSender(self.link.channel, outgoing.images, self.progress.advance)
         self.frozen = FrozenPart(
-            view, self.journal, self.link.channel, dumper, images,
-            lambda: self._pass(sender, final=True), self.options.max_freeze, self.link.cut,
+            view, self.journal, self.link.channel, outgoing, images,
+            lambda: files.run(final=True), self.options.max_freeze, self.link.cut,
         )  # fmt: skip
         with self._timed("freeze"):
             self.frozen.run(before_commit=interrupts.hold)
-        self.summary.raw += images.bytes
-        self.summary.memory = images.bytes
-        self.summary.parts = self.frozen.parts()
-        self.summary.downtime = sum(self.summary.parts.values())
-        if self.frozen.ready:
-            self.summary.details.update(self.frozen.ready.timing)
+        self.summary.raw += files.bytes
+        self.summary.add_frozen(self.frozen, images.bytes)
 
     def _end_restarts(self, view: SourceView) -> None:
         """While nobody knows who owns it, a reboot of this host must not start it here afresh."""
@@ -277,7 +282,17 @@ class Migration:
             self.journal.push(step)
             self.docker.set_restart_policy(view.spec.source_id, {"Name": "no"})
 
-    def _confirm(self) -> None:
+    def _keep_memory(self, view: SourceView) -> None:
+        """For when it comes back. Nothing that matters depends on it."""
+        if self.options.cache and view.target.freezer:
+            try:
+                kept = keep_memory(view.spec, view.target.pid, view.target.freezer)
+            except OSError as problem:
+                self.progress.warn(f"its memory could not be kept in the cache: {problem}")
+            else:
+                self.progress.note(f"{human(kept)} of its memory are kept in the cache here")
+
+    def _confirm(self, view: SourceView) -> None:
         """The destination runs it: end our copy, forget the session on both sides."""
         assert self.link
         assert self.journal
@@ -291,6 +306,7 @@ class Migration:
         self.journal.phase(CONFIRMED)
         self.summary.sent = self.link.channel.sent_wire
         self._log_criu()
+        self._keep_memory(view)
         try:
             end_source_copy(self.journal)
         except Failure as failure:
@@ -302,13 +318,15 @@ class Migration:
         self.summary.source_copy = "kept, stopped" if self.journal.header.keep else "removed"
         self.journal.tidy()
         try:
-            call(self.link.channel, Finish(), Done, ANSWER)
+            filled = call(self.link.channel, Finish(), Filled, FILL)
         except ConnectionLost as lost:
             # Our guard, or `migrate recover`, tells it later that it can forget the session.
             self.progress.warn(f"{self.options.host} could not be told that all is done: {lost}")
             self._close(finished=False)
         else:
             self._close(finished=True)
+            if filled.pages:
+                self.summary.lazy = Lazy(filled.pages, filled.seconds)
 
     # -- when it fails -----------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The standard streams of a container: the pipes that its containerd shim holds the other ends of.
 
-`runc restore` wants the links of init's first three descriptors (`descriptors.json`) and connects the
-pipes among them to the new container's streams (libcontainer/criu_linux.go, Restore). A look at
+`runc restore` wants the links of init's first three descriptors (`descriptors.json`) and connects
+the pipes among them to the new container's streams (libcontainer/criu_linux.go, Restore). A look at
 the descriptors is not enough: a shell that runs `read x < file` has the file as descriptor 0 for a
 moment, and the pipe elsewhere.
 """

@@ -1,0 +1,118 @@
+"""Pre-copy: rounds over memory and files while the container runs, until the switchover rule says
+that it is time to freeze it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from migrate.files_pass import FilesPass
+from migrate.memory_source import MemorySource
+from migrate.page_batch import PAGE
+from migrate.page_compare import Tally
+from migrate.progress import Progress, human
+from migrate.protocol import Done, expect
+from migrate.switchover import Costs, Decision, Limits, Round, decide, predict, shown
+from migrate.throttle import Throttle, Throttler, throttled
+from transport.channel import Channel
+
+CALM = 1 << 20  # a pass that read less than this many bytes is the last before the freeze
+MAX_PASSES = 3
+ANSWER = 1800.0  # seconds until a round is stored at the other side
+
+
+class PreCopy:
+    """`run` does the rounds; after it `rounds`, `passes` and `decision` say what they were like."""
+
+    def __init__(
+        self, channel: Channel, memory: MemorySource, files: FilesPass, costs: Costs,
+        limits: Limits, progress: Progress, began: float, throttler: Throttler | None = None,
+    ) -> None:  # fmt: skip
+        """`began`: of time.monotonic, when the migration did."""
+        self._channel = channel
+        self._memory = memory
+        self._files = files
+        self._costs = costs
+        self._limits = limits
+        self._progress = progress
+        self._began = began
+        self._throttler = throttler
+        self._throttle = Throttle()
+        self._calm = False
+        self._predicted: list[float] = []
+        self.rounds: list[Round] = []
+        self.passes = 0
+        self.decision = decide([], costs, limits)
+
+    def run(self) -> Decision:
+        """Go on until the rule says stop. Gives its last decision."""
+        try:
+            while True:
+                self._one_pass()
+                if len(self.rounds) < self._limits.max_rounds:
+                    self._one_round()
+                self.decision = self._decide()
+                if self.decision.stop and (self._calm or self.passes >= MAX_PASSES):
+                    break
+        finally:
+            if self._throttler:
+                self._throttler.lift()
+        said = f"pre-copy ends: {self.decision.sentence}"
+        self._progress.note(f"{said} (predicted downtime {self.decision.predicted * 1000:.0f} ms)")
+        return self.decision
+
+    def _one_pass(self) -> None:
+        if self._calm or self.passes >= MAX_PASSES:
+            return
+        report = self._files.run(final=False)
+        expect(self._channel, Done, ANSWER)
+        self.passes += 1
+        self._calm = report.dirty_bytes < CALM and not report.failed
+        self._progress.note(
+            f"pass {self.passes} over the files: {report.entries} entries, "
+            f"{report.files} read, {report.bytes} bytes sent"
+        )
+
+    def _one_round(self) -> None:
+        started = time.monotonic()
+        tally = self._memory.round()
+        expect(self._channel, Done, ANSWER)
+        seconds = time.monotonic() - started
+        one = round_of(len(self.rounds) + 1, started - self._began, seconds, tally)
+        self.rounds.append(one)
+        self._progress.advance(one.sent)
+        self._predicted.append(predict(self.rounds, self._costs))
+        self._progress.note(describe(one, self._predicted[-1]))
+
+    def _decide(self) -> Decision:
+        decision = decide(self.rounds, self._costs, self._limits)
+        if self._throttler is None:
+            return decision
+        before = self._throttle
+        decision, self._throttle = throttled(decision, self.rounds, before)
+        if self._throttle.cut != before.cut:
+            problem = self._throttler.set(self._throttle.cut)
+            what = problem or f"the container gets {self._throttle.cut} % less CPU"
+            (self._progress.warn if problem else self._progress.note)(what)
+        return decision
+
+    def report(self) -> list[dict[str, Any]]:
+        """The rounds as `--json` gives them."""
+        return shown(self.rounds, self._predicted)
+
+
+def round_of(number: int, started: float, seconds: float, tally: Tally) -> Round:
+    """What a round was like, from what became of its pages."""
+    return Round(number=number, started=started, seconds=seconds, **asdict(tally))
+
+
+def describe(one: Round, predicted: float) -> str:
+    """One line for `-v`."""
+    rate = one.sent / one.seconds if one.seconds else 0.0
+    return (
+        f"round {one.number}: {one.scanned} pages read in {one.seconds:.2f} s, "
+        f"{human(one.dirty * PAGE)} dirty ({one.zero} zero, {one.duplicate} duplicate, "
+        f"{one.cached} cached, {one.literal} new), {human(one.sent)} sent ({human(rate)}/s), "
+        f"predicted downtime {predicted * 1000:.0f} ms"
+    )
