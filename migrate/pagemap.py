@@ -40,7 +40,7 @@ class Entry(NamedTuple):
     """`count` pages from number `page` (address / 4096) on; `flags`: PE_*."""
 
     page: int
-    count: int
+    count: int  # type: ignore[assignment]  # nobody counts values in an entry
     flags: int
 
 

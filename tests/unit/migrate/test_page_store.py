@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -146,13 +147,14 @@ def test_a_number_never_comes_again_but_a_name_does(lab: Lab) -> None:
 def test_what_does_not_exist(lab: Lab) -> None:
     lab.store.announce(1, "27")
     lab.literal(1, 0, page(1))
-    for call in (
+    calls: tuple[Callable[[], None], ...] = (
         lambda: lab.store.drop([2]),
         lambda: lab.literal(2, 0, page(1)),
         lambda: lab.zero(2, 0),
         lambda: lab.copy(PageRun(1, 1, 1, COPY, 2, 0), page(1)),
         lambda: lab.copy(PageRun(2, 1, 1, COPY, 1, 0), page(1)),
-    ):
+    )
+    for call in calls:
         with pytest.raises(StreamCorrupt, match="no memory object 2"):
             call()
 
@@ -464,7 +466,7 @@ CONTENT = [NOTHING, *map(page, range(1, 6))]
 @settings(max_examples=60, deadline=None)
 @given(steps=steps, sizes=st.lists(st.integers(1, 6), min_size=30, max_size=30), data=st.data())
 def test_what_criu_reads_is_what_came(
-    steps: list[tuple], sizes: list[int], data: st.DataObject
+    steps: list[Any], sizes: list[int], data: st.DataObject
 ) -> None:
     root = Path(tmpfs())
     try:
@@ -474,7 +476,7 @@ def test_what_criu_reads_is_what_came(
 
 
 def _against_model(
-    lab: Lab, steps: list[tuple], sizes: list[int], draw: Callable[[st.SearchStrategy[int]], int]
+    lab: Lab, steps: list[Any], sizes: list[int], draw: Callable[[st.SearchStrategy[int]], int]
 ) -> None:
     model: dict[int, dict[int, bytes]] = {1: {}, 2: {}, 3: {}}
     taking: dict[int, set[int]] = {1: set(), 2: set(), 3: set()}
@@ -511,7 +513,7 @@ def _against_model(
 
     lazies: dict[int, set[int]] = {}
     for number, has in model.items():
-        entries = []
+        entries: list[Entry] = []
         lazies[number] = set()
         for at in sorted(has):
             flags = draw(st.sampled_from([PE_PRESENT, PE_LAZY, PE_PRESENT | PE_LAZY]))
