@@ -1,87 +1,34 @@
-"""migrate.page_store: what is given is what CRIU reads; what makes no sense is refused."""
+"""migrate.page_store: pages go where they belong; what makes no sense or is too much is refused."""
 
 from __future__ import annotations
 
 import os
-import random
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate import page_store
 from migrate.errors import NoSpace
 from migrate.page_batch import CACHED, COPY, LITERAL, MAX_PAGE, PAGE, ZERO, PageRun, digest, encode
 from migrate.page_store import PageStore
-from migrate.pagemap import PE_LAZY, PE_PARENT, PE_PRESENT, Entry, read, write
-from tests.unit.migrate.criu_reader import eager, filled_in
+from migrate.pagemap import PE_PRESENT, Entry
+from tests.unit.migrate.store_lab import NOTHING, SEED, STACK, Lab, page, store_lab
 from transport.errors import StreamCorrupt
-
-SEED = 0x1234_5678_9ABC_DEF0
-STACK = 0x7FFF_FFFF_E000 // PAGE
-NOTHING = bytes(PAGE)
-
-
-class Lab:
-    """A store on a tmpfs (other file systems have no files of 2^47 bytes), and words for it."""
-
-    def __init__(self, root: Path, limit: int = 64 << 20) -> None:
-        self.root = root
-        self.images = root / "images"
-        self.images.mkdir()
-        self.cache: dict[bytes, bytes] = {}
-        self.store = PageStore(root, SEED, limit, self.cache.get)
-
-    def literal(self, number: int, page: int, *content: bytes) -> None:
-        run = PageRun(number, page, len(content), LITERAL)
-        self.store.apply(encode([run], b"", b"".join(content)))
-
-    def zero(self, number: int, page: int, count: int = 1) -> None:
-        self.store.apply(encode([PageRun(number, page, count, ZERO)], b"", b""))
-
-    def copy(self, run: PageRun, *content: bytes) -> None:
-        self.store.apply(encode([run], b"".join(digest(page, SEED) for page in content), b""))
-
-    def cached(self, number: int, page: int, *content: bytes) -> None:
-        self.copy(PageRun(number, page, len(content), CACHED), *content)
-
-    def pages(self, number: int) -> Path:
-        return self.root / "pages" / f"pages-{number}.img"
-
-    def page(self, number: int, page: int) -> bytes:
-        with self.pages(number).open("rb") as file:
-            return os.pread(file.fileno(), PAGE, page * PAGE)
-
-    def allocated(self, number: int) -> int:
-        return self.pages(number).stat().st_blocks * 512
-
-    def dump(self, name: str, pages_id: int, *entries: Entry) -> None:
-        write(self.images / f"pagemap-{name}.img", pages_id, entries)
-
-    def eager(self, name: str) -> dict[int, bytes]:
-        return eager(self.images, name)
-
-
-def tmpfs() -> str:
-    return tempfile.mkdtemp(prefix="migrate-test-", dir="/dev/shm")
 
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    root = Path(tmpfs())
-    made = Lab(root)
-    yield made
-    made.store.close()
-    shutil.rmtree(root)
+    with store_lab() as made:
+        yield made
 
 
-def page(number: int) -> bytes:
-    return random.Random(number).randbytes(PAGE)
+@pytest.mark.parametrize("seed", [-1, 1 << 64])
+def test_a_bad_seed(seed: int, tmp_path: Path) -> None:
+    with pytest.raises(StreamCorrupt, match="64 bits"):
+        PageStore(tmp_path, seed, 1 << 20)
 
 
 # -- objects --------------------------------------------------------------------------------------
@@ -283,12 +230,8 @@ def test_cached_pages(lab: Lab) -> None:
 
 @given(noise=st.binary(max_size=100))
 def test_noise_is_refused(noise: bytes) -> None:
-    root = Path(tmpfs())
-    try:
-        with pytest.raises(StreamCorrupt):
-            Lab(root).store.apply(noise)
-    finally:
-        shutil.rmtree(root)
+    with store_lab() as lab, pytest.raises(StreamCorrupt):
+        lab.store.apply(noise)
 
 
 # -- space ----------------------------------------------------------------------------------------
@@ -350,190 +293,3 @@ def test_writes_that_come_in_parts(lab: Lab, monkeypatch: pytest.MonkeyPatch) ->
     lab.store.announce(1, "27")
     lab.literal(1, 3, page(1), page(2))
     assert lab.page(1, 3) + lab.page(1, 4) == page(1) + page(2)
-
-
-# -- for CRIU -------------------------------------------------------------------------------------
-
-
-def test_the_store_becomes_the_parent(lab: Lab) -> None:
-    lab.store.announce(1, "1")
-    lab.store.announce(2, "27")
-    lab.store.announce(3, "shmem-9")
-    lab.store.announce(4, "28")
-    lab.literal(2, 0x400, page(1), page(2))
-    lab.zero(2, 0x402)
-    lab.literal(2, STACK, page(3))
-    lab.literal(3, 0, page(4))
-    lab.literal(4, 0, page(5))
-    lab.dump("1", 1)
-    lab.dump("27", 2, Entry(0x401, 2, PE_PRESENT | PE_LAZY), Entry(STACK, 1, PE_PRESENT))
-    lab.dump("shmem-9", 3, Entry(0, 1, PE_LAZY))
-    lab.store.adopt(lab.images)
-    assert os.readlink(lab.images / "parent") == "../pages"
-    assert read(lab.images / "pagemap-27.img") == (
-        2, [Entry(0x401, 2, PE_PARENT | PE_LAZY), Entry(STACK, 1, PE_PARENT)],
-    )  # fmt: skip
-    assert lab.eager("27") == {0x401: page(2), 0x402: NOTHING, STACK: page(3)}
-    assert eager(lab.images, "27", lazy_pages=True) == {STACK: page(3)}
-    assert lab.eager("shmem-9") == {0: page(4)}
-    assert lab.eager("1") == {}
-    assert all((lab.images / f"pages-{i}.img").stat().st_size == 0 for i in (1, 2, 3))
-    assert not lab.pages(4).exists()  # no process has it any more
-    assert lab.store.bytes == sum(lab.allocated(number) for number in (1, 2, 3)) == 4 * PAGE
-
-
-@pytest.mark.parametrize("flags", [PE_PRESENT, PE_LAZY, PE_PARENT, 0])
-def test_a_page_that_never_came(flags: int, lab: Lab) -> None:
-    lab.store.announce(1, "27")
-    lab.literal(1, 5, page(1))
-    lab.literal(1, 7, page(1))
-    lab.dump("27", 1, Entry(5, 3, flags))
-    with pytest.raises(StreamCorrupt, match="never came"):
-        lab.store.adopt(lab.images)
-
-
-@pytest.mark.parametrize("name", ["28", "shmem-27", "x", "027"])
-def test_memory_that_never_came(name: str, lab: Lab) -> None:
-    lab.store.announce(1, "27")
-    lab.literal(1, 5, page(1))
-    lab.dump(name, 1, Entry(5, 1, PE_PRESENT))
-    with pytest.raises(StreamCorrupt, match="never came"):
-        lab.store.adopt(lab.images)
-
-
-@pytest.mark.parametrize("name", ["parent", "pages-1.img"])
-def test_files_that_would_stand_in_the_way(name: str, lab: Lab) -> None:
-    lab.store.announce(1, "27")
-    lab.literal(1, 5, page(1))
-    lab.dump("27", 1, Entry(5, 1, PE_PRESENT))
-    (lab.images / name).write_bytes(page(2))
-    with pytest.raises(StreamCorrupt, match="of its own"):
-        lab.store.adopt(lab.images)
-
-
-def test_a_pagemap_that_is_none(lab: Lab) -> None:
-    lab.store.announce(1, "27")
-    (lab.images / "pagemap-27.img").write_bytes(b"x")
-    with pytest.raises(StreamCorrupt, match="no pagemap"):
-        lab.store.adopt(lab.images)
-
-
-def test_images_elsewhere(lab: Lab) -> None:
-    with pytest.raises(ValueError, match="beside"):
-        lab.store.adopt(lab.root / "below" / "images")
-
-
-def test_the_lazy_directory(lab: Lab) -> None:
-    lab.store.announce(3, "27")
-    lab.store.announce(7, "shmem-9")
-    lab.literal(3, 0x400, page(0), page(1), page(2), page(3))
-    lab.literal(3, STACK - 1, page(4), page(5))
-    lab.literal(7, 0, page(6))
-    lab.dump(
-        "27", 1, Entry(0x400, 1, PE_PRESENT), Entry(0x401, 2, PE_PRESENT | PE_LAZY),
-        Entry(0x403, 1, PE_PRESENT), Entry(STACK - 1, 1, PE_LAZY), Entry(STACK, 1, PE_PRESENT),
-    )  # fmt: skip
-    lab.dump("shmem-9", 2, Entry(0, 1, PE_PRESENT))
-    (lab.images / "mm-27.img").write_bytes(b"mm")
-    lab.store.adopt(lab.images)
-    lazy = lab.root / "lazy"
-    lab.store.lazy_directory(lab.images, lazy)
-    assert sorted(os.listdir(lazy)) == ["mm-27.img", "pagemap-27.img", "pages-3.img"]
-    assert (lazy / "mm-27.img").read_bytes() == b"mm"
-    assert filled_in(lazy, "27") == {0x401: page(1), 0x402: page(2), STACK - 1: page(4)}
-    # Why there is that directory at all: from a parent, nothing would be filled in.
-    assert filled_in(lab.images, "27") == {}
-
-
-# -- all of it against a model --------------------------------------------------------------------
-
-objects = st.integers(1, 3)
-pages = st.one_of(st.integers(0, 12), st.integers(1020, 1028), st.integers(STACK - 6, STACK))
-counts = st.integers(1, 5)
-content = st.integers(0, 5)  # 0: a page of zeros, as a literal
-steps = st.lists(
-    st.one_of(
-        st.tuples(st.just(LITERAL), objects, pages, st.lists(content, min_size=1, max_size=5)),
-        st.tuples(st.just(CACHED), objects, pages, st.lists(content, min_size=1, max_size=5)),
-        st.tuples(st.just(ZERO), objects, pages, counts),
-        st.tuples(st.just(COPY), objects, pages, counts, objects, pages),
-    ),
-    max_size=25,
-)
-CONTENT = [NOTHING, *map(page, range(1, 6))]
-
-
-@settings(max_examples=60, deadline=None)
-@given(steps=steps, sizes=st.lists(st.integers(1, 6), min_size=30, max_size=30), data=st.data())
-def test_what_criu_reads_is_what_came(
-    steps: list[Any], sizes: list[int], data: st.DataObject
-) -> None:
-    root = Path(tmpfs())
-    try:
-        _against_model(Lab(root), steps, sizes, data.draw)
-    finally:
-        shutil.rmtree(root)
-
-
-def _against_model(
-    lab: Lab, steps: list[Any], sizes: list[int], draw: Callable[[st.SearchStrategy[int]], int]
-) -> None:
-    model: dict[int, dict[int, bytes]] = {1: {}, 2: {}, 3: {}}
-    taking: dict[int, set[int]] = {1: set(), 2: set(), 3: set()}
-    for number in model:
-        lab.store.announce(number, f"{number}00")
-    lab.cache.update({digest(each, SEED): each for each in CONTENT})
-    runs: list[PageRun] = []
-    digests = literals = b""
-    for kind, number, at, what, *source in steps:
-        if kind in (LITERAL, CACHED):
-            new = [CONTENT[i] for i in what]
-        elif kind == ZERO:
-            new = [NOTHING] * what
-        else:
-            known = [model[source[0]].get(source[1] + i) for i in range(what)]
-            if None in known:
-                continue
-            new = [each for each in known if each is not None]
-        runs.append(PageRun(number, at, len(new), kind, *source))
-        if kind == LITERAL:
-            literals += b"".join(new)
-        elif kind != ZERO:
-            digests += b"".join(digest(each, SEED) for each in new)
-        here = range(at, at + len(new))
-        model[number].update(zip(here, new, strict=True))
-        taking[number] = taking[number] - set(here) if kind == ZERO else taking[number] | set(here)
-        if len(runs) >= sizes[len(runs)]:
-            lab.store.apply(encode(runs, digests, literals))
-            runs, digests, literals = [], b"", b""
-    lab.store.apply(encode(runs, digests, literals))
-    assert lab.store.pages == sum(map(len, model.values()))
-    assert lab.store.bytes == PAGE * sum(map(len, taking.values()))
-    assert lab.store.bytes == sum(lab.allocated(number) for number in model)
-
-    lazies: dict[int, set[int]] = {}
-    for number, has in model.items():
-        entries: list[Entry] = []
-        lazies[number] = set()
-        for at in sorted(has):
-            flags = draw(st.sampled_from([PE_PRESENT, PE_LAZY, PE_PRESENT | PE_LAZY]))
-            if flags & PE_LAZY:
-                lazies[number].add(at)
-            if entries and draw(st.booleans()) and _joins(entries[-1], at, flags):
-                entries[-1] = entries[-1]._replace(count=entries[-1].count + 1)
-            else:
-                entries.append(Entry(at, 1, flags))
-        lab.dump(f"{number}00", number + 40, *entries)
-    lab.store.adopt(lab.images)
-    lab.store.lazy_directory(lab.images, lab.root / "lazy")
-    for number, has in model.items():
-        lazy = lazies[number]
-        assert lab.eager(f"{number}00") == has
-        assert filled_in(lab.root / "lazy", f"{number}00") == {at: has[at] for at in lazy}
-        rest = eager(lab.images, f"{number}00", lazy_pages=True)
-        assert rest == {at: has[at] for at in has if at not in lazy}
-    lab.store.close()
-
-
-def _joins(last: Entry, at: int, flags: int) -> bool:
-    return last.page + last.count == at and last.flags == flags
