@@ -81,6 +81,8 @@ class PageStore:
         limit: int,
         cached: Callable[[bytes], Buffer | None] = _no_cache,
     ) -> None:
+        if not 0 <= seed < 1 << 64:
+            raise StreamCorrupt("the seed of the digests is not a number of 64 bits")
         self.bytes = 0
         self.pages = 0
         self._directory = directory

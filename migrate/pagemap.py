@@ -12,6 +12,7 @@ write one (this: 2 and 1), and importing pycriu takes 0.2 to 0.5 s.
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -40,7 +41,7 @@ class Entry(NamedTuple):
     """`count` pages from number `page` (address / 4096) on; `flags`: PE_*."""
 
     page: int
-    count: int
+    count: int  # type: ignore[assignment]  # nobody counts values in an entry
     flags: int
 
 
@@ -77,11 +78,21 @@ def decode(data: bytes) -> tuple[int, list[Entry]]:
         raise ValueError("it has no number of a pages image")
     pages_id, end = fields[1], len(data)
     entries: list[Entry] = []
-    append = entries.append
+    append, match, numbers = entries.append, _ENTRY.match, _Numbers()
     while at < end:
         # As in pagemap.proto: 1 vaddr, 2 compat_nr_pages (nr_pages until CRIU 4.1), 3 in_parent,
         # 4 flags, 5 nr_pages (64 bits, since 4.2, which leaves the other one 0).
-        (_, address, compat, in_parent, flags, count), at = _fields(data, at)
+        usual = match(data, at)
+        if usual and usual.end() - at - 4 == data[at]:
+            low, high, old, flag, new = usual.groups()
+            address: int | None = numbers[low] | numbers[high] << 21
+            compat: int | None = numbers[old]
+            in_parent: int | None = None
+            flags: int | None = flag[0]
+            count = numbers[new] if new else None
+            at = usual.end()
+        else:
+            (_, address, compat, in_parent, flags, count), at = _fields(data, at)
         if count is None:
             count = compat
         if in_parent:
@@ -94,6 +105,23 @@ def decode(data: bytes) -> tuple[int, list[Entry]]:
             raise ValueError(f"an entry ends outside of the address space: {address}, {count}")
         append(Entry(address >> _PAGE_SHIFT, count, flags))
     return pages_id, entries
+
+
+# An entry above 2 MiB as CRIU writes it: its length, then the address in two parts, of which the
+# first is one of 512, and the second mostly that of the entry before; then the other fields.
+_ENTRY: Final = re.compile(
+    rb"[\0-\x40]\0{3}\x08([\x80-\xff]{3})([\x80-\xff]{0,6}[\0-\x7f])"
+    rb"\x10([\x80-\xff]{0,9}[\0-\x7f])\x20([\0-\x07])(?:\x28([\x80-\xff]{0,9}[\0-\x7f]))?"
+)
+
+
+class _Numbers(dict[bytes, int]):
+    """What parts of a protobuf number stand for; there are few different ones in a pagemap."""
+
+    def __missing__(self, coded: bytes) -> int:
+        value = sum((byte & 127) << 7 * i for i, byte in enumerate(coded))
+        self[coded] = value
+        return value
 
 
 def _fields(data: bytes, at: int) -> tuple[list[int | None], int]:
@@ -128,14 +156,19 @@ def encode(pages_id: int, entries: Iterable[Entry]) -> bytes:
     """The content of a pagemap image that CRIU 3.16 and all later ones read."""
     head = b"\x08" + _varint(pages_id)
     parts = [_MAGIC, _LENGTH.pack(len(head)), head]
-    append, small, pack = parts.append, _SMALL, _LENGTH.pack
+    append, small, low, pack = parts.append, _SMALL, _LOW, _LENGTH.pack
+    region, upper = -1, b""
     for page, count, flags in entries:
         pages = small[count] if count < 4096 else _varint(count)
         # A count that does not fit the old field is only in the new one.
         old = pages if count < 1 << 32 else b"\x00"
-        message = b"\x08%b\x10%b\x20%b\x28%b" % (_varint(page << 12), old, small[flags], pages)
-        append(pack(len(message)))
-        append(message)
+        # Of an address the lowest 21 bits, 2 MiB, are three bytes; the rest mostly stays the same.
+        if page >> 9 != region:
+            region = page >> 9
+            upper = _varint(region)
+        address = low[page & 511] + upper if region else _varint(page << 12)
+        message = b"\x08%b\x10%b\x20%b\x28%b" % (address, old, small[flags], pages)
+        append(pack(len(message)) + message)
     return b"".join(parts)
 
 
@@ -150,3 +183,5 @@ def _varint(value: int) -> bytes:
 
 
 _SMALL: Final = [_varint(number) for number in range(4096)]
+# The three bytes of the lowest 21 bits of an address, when there are higher ones.
+_LOW: Final = [_varint(page << 12 | 1 << 21)[:3] for page in range(512)]

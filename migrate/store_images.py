@@ -31,6 +31,7 @@ MAX_LAZY: Final = 1 << 14
 """Pages of one lazy entry: the daemon allocates a buffer of the longest, whose size is an int
 (uffd.c, collect_iovs), for each process."""
 
+_LAZY: Final = PE_LAZY | PE_PRESENT
 _PAGEMAP: Final = re.compile(r"pagemap-(.+)\.img")
 _CONTENT: Final = re.compile(r"pages-.*\.img")
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -55,24 +56,28 @@ def present(page: int, end: int) -> Iterator[Entry]:
         yield Entry(at, min(MAX_ENTRY, end - at), PE_PRESENT)
 
 
-def lazy(entries: Iterable[Entry]) -> Iterator[Entry]:
+def lazy(entries: Iterable[Entry]) -> list[Entry]:
     """What the daemon is to fill in, with what lies between as plain present pages, which it skips
     (collect_iovs). Neighbours become one: it looks for each page from the first entry on."""
+    found: list[Entry] = []
     at = begin = end = 0
     for page, count, flags in entries:
         if not flags & PE_LAZY:
             continue
         if page != end:
-            yield from _lazy_run(at, begin, end)
+            _add_lazy(found, at, begin, end)
             at, begin = end, page
         end = page + count
-    yield from _lazy_run(at, begin, end)
+    _add_lazy(found, at, begin, end)
+    return found
 
 
-def _lazy_run(at: int, begin: int, end: int) -> Iterator[Entry]:
-    yield from present(at, begin)
-    for page in range(begin, end, MAX_LAZY):
-        yield Entry(page, min(MAX_LAZY, end - page), PE_LAZY | PE_PRESENT)
+def _add_lazy(found: list[Entry], at: int, begin: int, end: int) -> None:
+    if 0 < begin - at <= MAX_ENTRY and end - begin <= MAX_LAZY:  # nearly all
+        found += (Entry(at, begin - at, PE_PRESENT), Entry(begin, end - begin, _LAZY))
+        return
+    found += present(at, begin)
+    found += [Entry(page, min(MAX_LAZY, end - page), _LAZY) for page in range(begin, end, MAX_LAZY)]
 
 
 # -- directories ---------------------------------------------------------------------------------

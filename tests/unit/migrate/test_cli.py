@@ -183,6 +183,7 @@ def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
     ("argv", "needs"),
     [
         (["app", "hostb"], True), (["recover"], True), (["agent"], True), (["setup"], True),
+        (["cache"], True),
         (["check"], True), (["setup", "hostb"], False), (["check", "hostb"], False),
     ],
 )  # fmt: skip
