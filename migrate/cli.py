@@ -13,12 +13,13 @@ from migrate import __version__
 from migrate.errors import HostUnfit
 from transport.errors import Failure
 
-COMMANDS = ("move", "setup", "check", "recover", "agent", "version")
+COMMANDS = ("move", "setup", "check", "recover", "report", "agent", "version")
 USAGE = """\
 migrate [move] CONTAINER HOST [options]   move a running container to HOST
 migrate setup [HOST] [--undo]             prepare this host, or HOST
 migrate check [HOST]                      say what is missing here, or at HOST
 migrate recover                           bring order after a crash or a broken link
+migrate report FILE [--output PICTURE]    draw what `move --json` has printed
 migrate version
 
 HOST is [user@]host[:port] or an alias of ~/.ssh/config. `move` is only needed for a container that
@@ -68,6 +69,11 @@ def parser() -> argparse.ArgumentParser:
     check = verb("check", "Say what a host lacks; changes nothing but tries CRIU out.")
     check.add_argument("host", metavar="HOST", nargs="?")
     verb("recover", "Bring order after a crash or a broken link.")
+    report = verb("report", "Draw what `move --json` has printed: an SVG picture, or a web page.")
+    report.add_argument("file", metavar="FILE", help="what it has printed; `-`: standard input")
+    report.add_argument(
+        "--output", metavar="PICTURE", help="OUT.svg or OUT.html; default: beside FILE, an .svg"
+    )
     verb("agent", "The destination's end of a migration; started over SSH.")
     verb("version", "Say the version.")
     return top
@@ -95,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.command == "version":
             print(json.dumps({"version": __version__}) if given.json else f"migrate {__version__}")
             return 0
-        needs_root = given.command != "version" and not (given.command != "move" and _remote(given))
+        needs_root = given.command != "report" and (given.command == "move" or not _remote(given))
         if needs_root and os.geteuid() != 0:
             raise HostUnfit("migrate needs to be root on this host", "run it with sudo")
         return _dispatch(given)
@@ -130,6 +136,10 @@ def _dispatch(given: argparse.Namespace) -> int:
         from migrate.command_move import recover
 
         return recover(given)
+    if given.command == "report":
+        from migrate import command_report
+
+        return command_report.run_command(given)
     from migrate.agent import main as agent
 
     return agent()
