@@ -13,13 +13,14 @@ from migrate import __version__
 from migrate.errors import HostUnfit
 from transport.errors import Failure
 
-COMMANDS = ("move", "setup", "check", "recover", "cache", "agent", "version")
+COMMANDS = ("move", "setup", "check", "recover", "cache", "report", "agent", "version")
 USAGE = """\
 migrate [move] CONTAINER HOST [options]   move a running container to HOST
 migrate setup [HOST] [--undo]             prepare this host, or HOST
 migrate check [HOST]                      say what is missing here, or at HOST
 migrate recover                           bring order after a crash or a broken link
 migrate cache [list | clear] [NAME]       memory kept of containers that left here
+migrate report FILE [--output PICTURE]    draw what `move --json` has printed
 migrate version
 
 HOST is [user@]host[:port] or an alias of ~/.ssh/config. `move` is only needed for a container that
@@ -104,6 +105,11 @@ def parser() -> argparse.ArgumentParser:
     cache = verb("cache", "List or remove the memory that is kept of containers that left here.")
     cache.add_argument("action", choices=["list", "clear"], nargs="?", default="list")
     cache.add_argument("name", metavar="NAME", nargs="?", help="of one container only")
+    report = verb("report", "Draw what `move --json` has printed: an SVG picture, or a web page.")
+    report.add_argument("file", metavar="FILE", help="what it has printed; `-`: standard input")
+    report.add_argument(
+        "--output", metavar="PICTURE", help="OUT.svg or OUT.html; default: beside FILE, an .svg"
+    )
     verb("agent", "The destination's end of a migration; started over SSH.")
     verb("version", "Say the version.")
     return top
@@ -131,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.command == "version":
             print(json.dumps({"version": __version__}) if given.json else f"migrate {__version__}")
             return 0
-        needs_root = given.command != "version" and not (given.command != "move" and _remote(given))
+        needs_root = given.command != "report" and (given.command == "move" or not _remote(given))
         if needs_root and os.geteuid() != 0:
             raise HostUnfit("migrate needs to be root on this host", "run it with sudo")
         return _dispatch(given)
@@ -170,6 +176,10 @@ def _dispatch(given: argparse.Namespace) -> int:
         from migrate import command_cache
 
         return command_cache.run_command(given)
+    if given.command == "report":
+        from migrate import command_report
+
+        return command_report.run_command(given)
     from migrate.agent import main as agent
 
     return agent()

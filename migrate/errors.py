@@ -138,6 +138,14 @@ class OutcomeUnknown(Failure):
     default_remedy = "run `migrate recover` when the other host can be reached again"
 
 
+class ReportFailed(Failure):
+    """The file for `migrate report` is not what `move --json` prints, or the picture cannot be
+    written."""
+
+    exit_code = 3
+    default_remedy = "give it the output of `migrate move --json`"
+
+
 class CommandFailed(Failure):
     """A program that we called failed, and no more precise failure fits."""
 

@@ -291,7 +291,7 @@ def shown(history: Sequence[Round], predicted: Sequence[float]) -> list[dict[str
 def compared(predicted: float, measured: float) -> str:
     """How good the prediction was: `predicted 310 ms, measured 341 ms (10 % more)`."""
     text = f"predicted {predicted * 1000:.0f} ms, measured {measured * 1000:.0f} ms"
-    if predicted <= 0:
+    if predicted < 0.001:
         return text
     off = round((measured / predicted - 1) * 100)
     return text + (f" ({abs(off)} % {'more' if off > 0 else 'less'})" if off else " (as predicted)")

@@ -160,7 +160,7 @@ def test_what_move_is_told() -> None:
     [
         [], ["app"], ["app", "hostb", "more"], ["app", "hostb", "--tcp", "udp"],
         ["app", "hostb", "--nonsense"], ["app", "hostb", "--ke"], ["version", "x"],
-        ["setup", "--keep"],
+        ["setup", "--keep"], ["report"], ["report", "a", "b"],
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_code_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,6 +185,7 @@ def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
         (["app", "hostb"], True), (["recover"], True), (["agent"], True), (["setup"], True),
         (["cache"], True),
         (["check"], True), (["setup", "hostb"], False), (["check", "hostb"], False),
+        (["report", "move.json"], False),
     ],
 )  # fmt: skip
 def test_who_must_be_root(

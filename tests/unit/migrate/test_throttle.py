@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from migrate import throttle
 from migrate.journal import Header, Journal
 from migrate.switchover import GO_ON, Decision, Reason, Round
 from migrate.throttle import (
@@ -189,6 +190,12 @@ def test_a_container_without_a_limit_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time to measure what it takes, however slow this machine is just now."""
+    monkeypatch.setattr(throttle, "WINDOW", 1e9)
+
+
+@pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
     made = Journal.create(
         Header("a" * 16, "source", "c" * 64, "app", "hostb", 1.5), tmp_path / "journal"
@@ -197,6 +204,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     made.close(finished=True)
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.parametrize(("make", "old"), [(v1, "-1"), (v1, "70000"), (v2, "max 50000")])
 def test_lifted_it_is_what_it_was(make, old: str, journal: Journal, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     cgroup = make(tmp_path, old)
@@ -251,6 +259,7 @@ def test_the_steps_are_parts_of_what_it_took_before(
     assert cgroup.read().quota == 75_000
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_without_time_to_measure_it_is_taken_for_one_cpu(journal: Journal, tmp_path: Path) -> None:
     cgroup = v1(tmp_path)
     Throttler(cgroup, journal).set(20)
@@ -275,6 +284,7 @@ def test_a_kernel_that_refuses_is_said_and_nothing_else(
 REAL = Path("/sys/fs/cgroup/cpu")
 
 
+@pytest.mark.usefixtures("unmeasured")
 @pytest.mark.skipif(
     not (REAL / "cpu.cfs_quota_us").exists() or os.geteuid() != 0, reason="needs root, cgroup v1"
 )
