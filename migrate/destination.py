@@ -81,6 +81,7 @@ class Destination:
         self._incoming: Incoming | None = None
         self._cache: CachedPages | None = None
         self._restored = False
+        self._init = 0  # the pid of the restored one
         self.remains = False  # after a rollback: the container could not be removed
 
     # -- before anything is changed -----------------------------------------------------------
@@ -280,7 +281,7 @@ class Destination:
         for event in ("namespaces", "network", "ready"):
             heard = self._held.wait(event, RESTORE_TIMEOUT)
             timing[event] = time.monotonic() - began
-        self.incoming.held(int(heard["pid"]))
+        self._init = int(heard["pid"])
         journal.phase("restored", sync=False)
         self._restored = True
         return Ready(timing=timing)
@@ -295,7 +296,7 @@ class Destination:
         # the machine lose power in between, the container is dead here and the source has it.
         journal.phase(OWNED, sync=False)
         self.committed = True
-        self.incoming.commit()
+        self.incoming.commit(self._init)
         self._held.say("commit")
         self._held.wait("running", RESTORE_TIMEOUT)
         self.running = True

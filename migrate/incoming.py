@@ -74,15 +74,11 @@ class Incoming:
             self._server = LazyPages(directory, self.work)
             self._server.wait("ready", READY_TIMEOUT)
 
-    def held(self, pid: int) -> None:
-        """The restored init `pid` stands at its last gate."""
+    def commit(self, pid: int) -> None:
+        """The restored init `pid` is about to run: the server must go on, whatever becomes of this
+        process."""
         if self._server:
-            self._server.say("held", pid=pid)
-
-    def commit(self) -> None:
-        """It is about to run: the server must go on, whatever becomes of this process."""
-        if self._server:
-            self._server.say("commit")
+            self._server.say("commit", pid=pid)
 
     def filled(self) -> Filled:
         """Wait until all memory is in its place. Raises RestoreFailed when it never will be."""

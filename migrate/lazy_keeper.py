@@ -3,18 +3,19 @@ and outliving it once the container runs.
 
 `criu lazy-pages` fills in the memory while the container executes already. When it dies before its
 time, its userfaultfds are closed, and the kernel from then on gives the tasks *zeros* for pages
-that are still missing (fs/userfaultfd.c: userfaultfd_release). So the keeper holds duplicates of
-them: a task that needs a page then waits instead, and the keeper kills the container.
+that are still missing (fs/userfaultfd.c: userfaultfd_release). So the keeper kills the container at
+once. (To hold duplicates of the descriptors would make the tasks wait instead. But CRIU counts on
+its `close` to end the duty of a userfaultfd: with duplicates it spins on descriptors that it has
+forgotten, and a task that forks waits for ever. Seen.)
 
 Words, one JSON object per line. From here: ready, filled{seconds}, failed{reason}; to here, on
-stdin: held{pid} (the restored init stands still; the server has all its descriptors), commit. An
-end of stdin before `commit` ends the server, and nothing else.
+stdin: commit{pid} (of the restored init). An end of stdin before that ends the server, and nothing
+else.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import selectors
@@ -28,18 +29,17 @@ from typing import Any
 from migrate.criu_log import criu_reason
 
 LOG = "lazy-pages.log"
-UFFD = "anon_inode:[userfaultfd]"
 OOM_SCORE = "-1000"  # proc_pid_oom_score_adj(5): the container's memory hangs on this process
-SYS_PIDFD_GETFD = 438  # of all architectures (asm-generic/unistd.h)
 TICK = 0.2
 
 
 def server_argv(directory: str, work: str, status_fd: int) -> list[str]:
-    """The call of the server. `--auto-dedup`: what it has filled in is taken out of the files, so
-    that memory is not needed twice (criu/pagemap.c: read_local_page, punch_hole)."""
+    """The call of the server. Not with `--auto-dedup`, which would give memory back early: CRIU then
+    takes a page out of the file before it is in its place, and when the kernel says "again", as it
+    does while a task forks, reads zeros the next time (criu/pagemap.c: read_local_page). Seen."""
     return [
         "criu", "lazy-pages", "--images-dir", directory, "--work-dir", work, "--log-file", LOG,
-        "-v2", "--auto-dedup", "--status-fd", str(status_fd),
+        "-v2", "--status-fd", str(status_fd),
     ]  # fmt: skip
 
 
@@ -49,7 +49,6 @@ class Keeper:
     def __init__(self, directory: str, work: str) -> None:
         self.directory = directory
         self.work = work
-        self.uffds: list[int] = []
         self.init: int | None = None  # a pidfd
         self.committed = False
         self.began = 0.0
@@ -85,18 +84,16 @@ class Keeper:
         if "agent" in keys:
             said = os.read(0, 4096)
             for line in said.splitlines():
-                self._hear(json.loads(line), server.pid)
+                self._hear(json.loads(line))
             if not said:
                 selector.unregister(0)
                 if not self.committed:
                     server.kill()
         return "ended" not in keys
 
-    def _hear(self, word: dict[str, Any], server: int) -> None:
-        if word["do"] == "held":
+    def _hear(self, word: dict[str, Any]) -> None:
+        if word["do"] == "commit":
             self.init = os.pidfd_open(int(word["pid"]))
-            self.uffds = duplicate(server, UFFD)
-        elif word["do"] == "commit":
             self.committed = True
             self.began = time.monotonic()
 
@@ -125,23 +122,6 @@ class Keeper:
         except OSError:
             said = ""
         return f"the server of lazy pages ended ({code}){': ' if said else ''}{said}"
-
-
-def duplicate(pid: int, kind: str) -> list[int]:
-    """Duplicates of all descriptors of a process that are links to `kind` (pidfd_getfd(2))."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    pidfd = os.pidfd_open(pid)
-    found = []
-    try:
-        for entry in os.scandir(f"/proc/{pid}/fd"):
-            if os.readlink(entry.path) == kind:
-                fd = libc.syscall(SYS_PIDFD_GETFD, pidfd, int(entry.name), 0)
-                if fd < 0:
-                    raise OSError(ctypes.get_errno(), "pidfd_getfd")
-                found.append(fd)
-    finally:
-        os.close(pidfd)
-    return found
 
 
 if __name__ == "__main__":

@@ -140,7 +140,9 @@ def decode(payload: Buffer) -> PageBatch:
         raise StreamCorrupt(
             f"a batch has {len(wire.digests)} bytes of digests for {digested} pages"
         )
-    literals: bytes | memoryview = wire.literals
+    # msgspec before 0.20 gives views whose `shape` is the message's; `nbytes` is right, and so is
+    # a slice.
+    literals: bytes | memoryview = wire.literals[: wire.literals.nbytes]
     if len(literals) != wire.size:
         literals = _decompress(literals, wire.size)
     return PageBatch(wire.runs, wire.digests, wire.size, literals)
