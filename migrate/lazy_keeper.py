@@ -34,9 +34,10 @@ TICK = 0.2
 
 
 def server_argv(directory: str, work: str, status_fd: int) -> list[str]:
-    """The call of the server. Not with `--auto-dedup`, which would give memory back early: CRIU then
-    takes a page out of the file before it is in its place, and when the kernel says "again", as it
-    does while a task forks, reads zeros the next time (criu/pagemap.c: read_local_page). Seen."""
+    """The call of the server. Not with `--auto-dedup`, which would give memory back early: CRIU
+    then takes a page out of the file before it is in its place, and when the kernel says "again",
+    as it does while a task forks, reads zeros the next time (criu/pagemap.c: read_local_page).
+    Seen."""
     return [
         "criu", "lazy-pages", "--images-dir", directory, "--work-dir", work, "--log-file", LOG,
         "-v2", "--status-fd", str(status_fd),
