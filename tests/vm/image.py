@@ -30,15 +30,16 @@ SYSTEM = (
 DISK = 8 << 30
 
 # Nobody waits for these in a machine that lives for minutes. tmp.mount: it would be half of the
-# memory, and checkpoints of Docker's own kind go there.
+# memory. systemd-udev-trigger: it looks at every device of a machine whose few are known.
 MASKED = """
 apparmor.service apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer
 e2scrub_reap.service fstrim.timer getty@tty1.service getty-static.service ldconfig.service
 serial-getty@ttyS0.service ssh.socket sshd-keygen.service systemd-binfmt.service
+modprobe@drm.service sys-fs-fuse-connections.mount sys-kernel-config.mount
 systemd-firstboot.service systemd-hwdb-update.service systemd-journal-catalog-update.service
 systemd-pcrmachine.service systemd-pcrphase.service systemd-pcrphase-sysinit.service
 systemd-pstore.service systemd-tmpfiles-clean.timer systemd-tpm2-setup.service
-systemd-tpm2-setup-early.service systemd-update-done.service tmp.mount
+systemd-tpm2-setup-early.service systemd-udev-trigger.service systemd-update-done.service tmp.mount
 """.split()
 
 # The second disk is a tar: what differs from machine to machine (machine.py), and the tool.
@@ -59,7 +60,7 @@ WantedBy=sysinit.target
 """
 FILES = {
     "etc/systemd/system/vm-seed.service": SEED_UNIT,
-    "etc/fstab": "/dev/nvme0n1 / ext4 noatime 0 0\n",
+    "etc/fstab": "",
     "etc/modules-load.d/vm.conf": "virtio_net\n",
     "etc/ssh/sshd_config.d/vm.conf": "UseDNS no\nMaxSessions 100\nHostKey "
     "/etc/ssh/ssh_host_ed25519_key\n",
@@ -90,7 +91,8 @@ def image() -> VmImage:
     found = VmImage(home / home.name, home / "vmlinux", home / "disk.img")
     with locked(CACHE / ".vm.lock"):
         if not home.exists():
-            for old in CACHE.glob("vm-*"):
+            # The newest of the old ones stays: machines of another checkout may run on it.
+            for old in sorted(CACHE.glob("vm-*"), key=lambda path: path.stat().st_ctime)[:-1]:
                 shutil.rmtree(old, ignore_errors=True)
             building = CACHE / f".building-{home.name}"
             shutil.rmtree(building, ignore_errors=True)
@@ -106,8 +108,9 @@ def _build(into: VmImage) -> None:
     )  # fmt: skip
     (kernel,) = (into.tree / "boot").glob("vmlinuz-*")
     into.kernel.write_bytes(unpacked_kernel(kernel.read_bytes()))
-    shutil.rmtree(into.tree / "boot")
-    (into.tree / "boot").mkdir()
+    kernel.unlink()
+    for packed in (into.tree / "boot").glob("initrd.img-*"):
+        packed.unlink()
     _unpack_modules(into.tree)
     _dress(into.tree)
     with into.disk.open("wb") as disk:
