@@ -1,6 +1,6 @@
 """`python3 -m tests.vm`: two virtual machines, a and b, from the command line.
 
-build                               make the image, if it is not there
+build                               make what the machines and the tests need, and keep it
 up NAME | down NAME | status [NAME]
 exec NAME (a | b | client) COMMAND...
 link NAME (delay MS | heal)         of everything that is sent between them
@@ -12,6 +12,8 @@ import argparse
 import os
 import sys
 
+from tests.lab.images import workload_image
+from tests.lab.tool import layer_over
 from tests.vm.image import image
 from tests.vm.pair import STATE, Pair
 
@@ -45,7 +47,9 @@ def main() -> int:
     given = parser.parse_args()
     match given.verb:
         case "build":
-            print(image().disk)
+            tree = image().tree
+            layer_over(tree, "vm")
+            workload_image(tree)
         case "up":
             Pair.up(given.name)
             status(given.name)
