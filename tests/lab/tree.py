@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,34 +86,45 @@ def tree(flavour: str) -> Path:
 
 
 def _build(flavour: str, target: Path) -> None:
+    hooks = []
+    if flavour == "trixie":
+        preferences = CACHE / f".{flavour}.preferences"
+        preferences.write_text(_preferences())
+        hooks = [
+            f"copy-in {preferences} /etc/apt/preferences.d/",
+            f'mv "$1/etc/apt/preferences.d/{preferences.name}" "$1/etc/apt/preferences.d/lab"',
+        ]
     building = target.with_name(f".building-{target.name}")
-    shutil.rmtree(building, ignore_errors=True)
+    bootstrap(building, flavour, PACKAGES, _sources(flavour, mirror()), hooks)
+    building.rename(target)
+
+
+def bootstrap(
+    target: Path, suite: str, packages: Sequence[str], sources: Sequence[str], hooks: Sequence[str]
+) -> None:
+    """Make a Debian tree with mmdebstrap; what is at `target` goes. `hooks`: before apt is called.
+
+    A failure leaves nothing but SUITE.log beside it.
+    """
+    shutil.rmtree(target, ignore_errors=True)
     command = ["mmdebstrap", "--variant=minbase", "--mode=root"]
     # Testing's Release file may be past its date in a mirror that is a snapshot.
     command += ['--aptopt=Acquire::Check-Valid-Until "false"']
     command += ['--aptopt=APT::Install-Recommends "false"', "--dpkgopt=force-unsafe-io"]
-    command += ["--include=" + ",".join(PACKAGES)]
-    preferences = CACHE / f".{flavour}.preferences"
-    if flavour == "trixie":
-        preferences.write_text(_preferences())
-        command += [f"--setup-hook=copy-in {preferences} /etc/apt/preferences.d/"]
-        command += [
-            f'--setup-hook=mv "$1/etc/apt/preferences.d/{preferences.name}" '
-            '"$1/etc/apt/preferences.d/lab"'
-        ]
-    log = CACHE / f"{flavour}.log"
+    command += ["--include=" + ",".join(packages)]
+    command += [f"--setup-hook={hook}" for hook in hooks]
+    log = target.with_name(f"{suite}.log")
     with log.open("w") as output:
         done = subprocess.run(
-            [*command, flavour, str(building), *_sources(flavour, mirror())],
+            [*command, suite, str(target), *sources],
             stdout=output,
             stderr=subprocess.STDOUT,
             timeout=900,
             check=False,
         )
     if done.returncode != 0:
-        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
         last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise RuntimeError(f"the tree {flavour} could not be built, see {log}:\n{last}")
-    shutil.rmtree(building / "var/lib/apt/lists", ignore_errors=True)
-    shutil.rmtree(building / "var/cache/apt", ignore_errors=True)
-    building.rename(target)
+        raise RuntimeError(f"the tree {target.name} could not be built, see {log}:\n{last}")
+    shutil.rmtree(target / "var/lib/apt/lists", ignore_errors=True)
+    shutil.rmtree(target / "var/cache/apt", ignore_errors=True)
