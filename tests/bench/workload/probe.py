@@ -2,8 +2,9 @@
 
     python3 probe.py udp ADDRESS PORT MARK...     heart.c; one socket for each firewall mark
     python3 probe.py redis ADDRESS PORT           a redis server, over TCP
-        [--interval MS] [--load MB_PER_SECOND] [--out FILE]
-    python3 probe.py verify ADDRESS PORT          heart.c reads all of its memory: one JSON line
+        [--interval MS] [--load MB_PER_SECOND] [--keys N] [--out FILE]
+    python3 probe.py verify ADDRESS PORT [--timeout SECONDS]
+                                                  heart.c reads all of its memory: one JSON line
 
 With marks each request goes out once per mark, which the client's routing sends to different hosts:
 whichever has the container answers, so nothing needs to be switched over while it moves, and no
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import array
+import contextlib
 import json
 import os
 import random
@@ -73,10 +75,9 @@ def ask_udp(notes: Notes, server: tuple[str, int], marks: list[int], interval: f
             upcoming = max(upcoming + interval, now)
             notes.asked += 1
             for sock in sockets:
-                try:
+                # No such neighbour just now, and the like: the silence is what is measured.
+                with contextlib.suppress(OSError):
                     sock.sendto(REQUEST.pack(b"P", notes.asked), server)
-                except OSError:
-                    pass  # no such neighbour just now: the silence is what is measured
         for sock in select.select(sockets, [], [], max(0.0, upcoming - now))[0]:
             try:
                 got = sock.recv(100)
@@ -158,7 +159,7 @@ def load_redis(server: tuple[str, int], rate: float, keys: int) -> None:
             begun -= ahead
 
 
-def verify(server: tuple[str, int], timeout: float = 60.0) -> dict[str, int | str]:
+def verify(server: tuple[str, int], timeout: float) -> dict[str, int | str]:
     """Let the heart read its memory. It answers nothing else meanwhile."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect(server)
@@ -182,6 +183,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--interval", type=float, default=1.0, metavar="MS")
     parser.add_argument("--load", type=float, default=0.0, metavar="MB_PER_SECOND")
     parser.add_argument("--keys", type=int, default=16384)
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
     parser.add_argument("--out", default="/run/probe.bin")
     return parser.parse_args()
 
@@ -190,7 +192,7 @@ def main() -> None:
     given = arguments()
     server = (given.address, given.port)
     if given.what == "verify":
-        print(json.dumps(verify(server)))
+        print(json.dumps(verify(server, given.timeout)))
         return
     loader = 0
     if given.load:
@@ -213,9 +215,8 @@ def main() -> None:
         os.waitpid(loader, 0)
     with open(given.out, "wb") as file:
         notes.rows.tofile(file)
-    figures = {"asked": notes.asked, "answers": len(notes.rows) // 3}
-    figures |= {"reconnects": notes.reconnects, "errors": notes.errors[:5]}
-    print(json.dumps(figures), flush=True)
+    counts = {"asked": notes.asked, "answers": len(notes.rows) // 3, "reconnects": notes.reconnects}
+    print(json.dumps({**counts, "errors": notes.errors[:5]}), flush=True)
 
 
 if __name__ == "__main__":
