@@ -70,7 +70,8 @@ class BenchWorld:
         self.wire = Wire(self.a, self.b)
         notrack = f"""table ip bench_notrack {{ chain pre {{
             type filter hook prerouting priority -310;
-            ip saddr {POOL} notrack; ip daddr {POOL} notrack; }} }}"""
+            ip saddr {POOL} notrack; ip daddr {POOL} notrack; }}
+        }}\n"""
         for host in (self.a, self.b):
             # crun refuses "hybrid" cgroups as long as the v2 hierarchy has a controller.
             host.sh("! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified")
@@ -161,7 +162,7 @@ class BenchWorld:
             "ssh": "ssh -V 2>&1",
             "redis": "redis-server --version",
             "migrate": "migrate version",
-            "cipher of ssh": f"ssh -v {SSH_OPTIONS} -o ControlPath=none b true 2>&1"
+            "cipher of ssh": "ssh -v b true 2>&1"
             " | sed -n 's/.*server->client cipher: //p'",
         }
         found = {}

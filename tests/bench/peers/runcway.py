@@ -21,6 +21,8 @@ GATEWAY = "10.97.0.1"
 BUNDLES = "/var/lib/docker/bench-bundles"  # ext4, as the others' file systems
 IMAGES = "/run/bench-images"
 RUN = "</dev/null >/dev/null 2>/run/bench-runc.log"
+# runc's own words name only CRIU's log.
+EXPLAIN = f"cat /run/bench-runc.log >&2; grep -h -m 2 Error {IMAGES}/*.log >&2; exit 1"
 
 
 class RuncWay(Mover):
@@ -58,7 +60,9 @@ class RuncWay(Mover):
 
     def start(self, workload: Workload) -> None:
         bundles = [self._bundle(host, workload) for host in (self.world.a, self.world.b)]
-        self.world.command(self.world.a, f"runc run --detach --bundle {bundles[0]} {NAME} {RUN}")
+        # No file of the host on its fds: CRIU could not find it again.
+        run = f"runc run --detach --bundle {bundles[0]} {NAME} </dev/null >/dev/null 2>&1"
+        self.world.command(self.world.a, run)
 
     def move(
         self, workload: Workload, source: LabHost, to: LabHost, switch: Switch | None, limit: float
@@ -68,14 +72,14 @@ class RuncWay(Mover):
             mkdir -p {IMAGES}
             mark checkpoint
             runc checkpoint --tcp-established --file-locks --image-path {IMAGES} \\
-                --work-path {IMAGES} {NAME} {RUN} || {{ cat /run/bench-runc.log >&2; exit 1; }}
+                --work-path {IMAGES} {NAME} {RUN} || {{ {EXPLAIN}; }}
             mark copy
             tar -C {IMAGES} -c . | zstd -q -1 -T0 | ssh {SSH_OPTIONS} {to.name} \\
                 'mkdir -p {IMAGES} && zstd -q -d | tar -C {IMAGES} -x'
             mark restore
             ssh {SSH_OPTIONS} {to.name} 'runc restore --detach --tcp-established --file-locks \\
                 --image-path {IMAGES} --work-path {IMAGES} --bundle {bundle} {NAME} {RUN} \\
-                || {{ cat /run/bench-runc.log >&2; exit 1; }}'
+                || {{ {EXPLAIN}; }}'
             mark running
             rm -r {IMAGES}
             runc delete --force {NAME}
