@@ -188,7 +188,11 @@ def main() -> int:
     signal.signal(signal.SIGTERM, end)
     out = given.out or Path("out", f"bench-{datetime.now():%Y%m%d-%H%M}")
     say(f"{len(todo)} samples, about {duration(plan.estimate(todo))}; results in {out}")
-    results = run(todo, given, out)
+    try:
+        results = run(todo, given, out)
+    except KeyboardInterrupt:
+        say(f"bench: interrupted; what was measured is in {out}")
+        return 130
     print((out / "table.md").read_text())
     rows = {sample.row for sample in results.samples}
     return 0 if rows == {sample.row for sample in results.samples if not sample.error} else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 
 from migrate.errors import CommandFailed
@@ -39,7 +40,7 @@ class Bench:
             else:
                 self._move(cell, found)
         except (BenchError, CommandFailed) as failure:
-            found.error = str(failure)
+            found.error = reason(failure)
         return found
 
     # -- bare CRIU -------------------------------------------------------------------------------
@@ -67,7 +68,7 @@ class Bench:
         try:
             way.prepare()
         except (BenchError, CommandFailed) as failure:
-            self._unfit[kind] = f"could not be prepared: {failure}"
+            self._unfit[kind] = f"could not be prepared: {reason(failure)}"
             raise BenchError(self._unfit[kind]) from failure
         self._prepared.add(kind)
 
@@ -118,6 +119,11 @@ class Bench:
             series[a.cgroup], series[b.cgroup], series.get(way.shared_cgroup, []), moved.handover
         )
         judge(found, heard, moved, cell.workload)
+
+
+def reason(failure: Exception) -> str:
+    """In one line, without the command line that failed: it may be a whole script."""
+    return " ".join(re.sub(r"^`.*` (?=failed|did not)", "", str(failure), flags=re.DOTALL).split())
 
 
 def judge(found: Sample, heard: list[figures.Answer], moved: Moved, workload: Workload) -> None:

@@ -24,6 +24,11 @@ class Workload:
     content: str = "random"
     forks: bool = False
 
+    @property
+    def writes_files(self) -> bool:
+        """Then the peers that move no files need one step more."""
+        return self.kind == "quake"
+
 
 @dataclass(frozen=True)
 class Link:

@@ -26,7 +26,8 @@ Medians of the good samples; `n` says how many there were of how many.
   compressed by zstd -1, and, where they let one choose, a tmpfs to dump to. docker:
   `create` at b, `checkpoint create`, `rsync`, `start --checkpoint`. podman: `container checkpoint
   --export --compress zstd`, `scp`, `container restore --import`. runc: `checkpoint`,
-  `tar | zstd | ssh`, `restore --detach`, network namespaces made beforehand.
+  `tar | zstd | ssh`, `restore --detach`, network namespaces made beforehand. For `quake`, which
+  writes files, docker and runc also get an `rsync` of these.
 - Conntrack is bypassed for the containers' addresses on both hosts (where a peer masquerades, the
   first packet of a restored server would break the flow).
 """

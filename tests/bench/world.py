@@ -73,8 +73,6 @@ class BenchWorld:
             ip saddr {POOL} notrack; ip daddr {POOL} notrack; }}
         }}\n"""
         for host in (self.a, self.b):
-            # crun refuses "hybrid" cgroups as long as the v2 hierarchy has a controller.
-            host.sh("! mountpoint -q /sys/fs/cgroup/unified || umount /sys/fs/cgroup/unified")
             adopt(host)
             in_netns(host.netns, ["nft", "-f", "-"], stdin=notrack)
             for way in ("-s", "-d"):  # Docker's policy for forwarded packets is DROP
@@ -162,8 +160,7 @@ class BenchWorld:
             "ssh": "ssh -V 2>&1",
             "redis": "redis-server --version",
             "migrate": "migrate version",
-            "cipher of ssh": "ssh -v b true 2>&1"
-            " | sed -n 's/.*server->client cipher: //p'",
+            "cipher of ssh": "ssh -v b true 2>&1 | sed -n 's/.*server->client cipher: //p'",
         }
         found = {}
         for name, script in asked.items():

@@ -43,6 +43,10 @@ class DockerWay(Mover):
         self, workload: Workload, source: LabHost, to: LabHost, switch: Switch | None, limit: float
     ) -> Moved:
         create = shlex.quote(f"docker create {create_words(workload, ADDRESS)}")
+        upper = "docker inspect -f '{{.GraphDriver.Data.UpperDir}}' " + NAME
+        # Docker moves no files of the writable layer; CRIU wants what is open to be there.
+        files = f"""rsync -a -e 'ssh {SSH_OPTIONS}' $({upper})/ \\
+                {to.name}:$(ssh {SSH_OPTIONS} {to.name} {shlex.quote(upper)})/"""
         script = f"""
             old=$(docker inspect -f '{{{{.Id}}}}' {NAME})
             mark create
@@ -53,6 +57,7 @@ class DockerWay(Mover):
             rsync -a --whole-file --compress --zc=zstd --zl=1 -e 'ssh {SSH_OPTIONS}' \\
                 /var/lib/docker/containers/$old/checkpoints/cp \\
                 {to.name}:/var/lib/docker/containers/$new/checkpoints/
+            {files if workload.writes_files else ""}
             mark restore
             ssh {SSH_OPTIONS} {to.name} docker start --checkpoint cp {NAME}
             mark running

@@ -30,18 +30,6 @@ class RuncWay(Mover):
 
     def prepare(self) -> None:
         for host in (self.world.a, self.world.b):
-            host.sh(
-                f"""set -e
-                [ -e /run/netns/{NETNS} ] && exit 0
-                ip netns add {NETNS}
-                ip link add bench0 type veth peer name eth0 netns {NETNS}
-                ip address add {GATEWAY}/24 dev bench0
-                ip link set bench0 up
-                ip -n {NETNS} address add {self.address}/24 dev eth0
-                ip -n {NETNS} link set eth0 up
-                ip -n {NETNS} link set lo up
-                ip -n {NETNS} route add default via {GATEWAY}"""
-            )
             for kind in KINDS:
                 host.sh(f"mkdir -p {BUNDLES}/{kind}/rootfs")
                 with image(kind).open("rb") as tar:
@@ -49,6 +37,20 @@ class RuncWay(Mover):
                         host.enter(["tar", "-C", f"{BUNDLES}/{kind}/rootfs", "-x"]),
                         stdin=tar, check=True, timeout=60,
                     )  # fmt: skip
+
+    def _make_netns(self, host: LabHost) -> None:
+        """For each container anew: CRIU's network lock stays in one that outlives its process."""
+        host.sh(
+            f"""set -e
+            ip netns add {NETNS}
+            ip link add bench0 type veth peer name eth0 netns {NETNS}
+            ip address add {GATEWAY}/24 dev bench0
+            ip link set bench0 up
+            ip -n {NETNS} address add {self.address}/24 dev eth0
+            ip -n {NETNS} link set eth0 up
+            ip -n {NETNS} link set lo up
+            ip -n {NETNS} route add default via {GATEWAY}"""
+        )
 
     def _bundle(self, host: LabHost, workload: Workload) -> str:
         """Write the container's config.json on a host; gives the bundle's path."""
@@ -59,6 +61,8 @@ class RuncWay(Mover):
         return bundle
 
     def start(self, workload: Workload) -> None:
+        for host in (self.world.a, self.world.b):
+            self._make_netns(host)
         bundles = [self._bundle(host, workload) for host in (self.world.a, self.world.b)]
         # No file of the host on its fds: CRIU could not find it again.
         run = f"runc run --detach --bundle {bundles[0]} {NAME} </dev/null >/dev/null 2>&1"
@@ -68,6 +72,7 @@ class RuncWay(Mover):
         self, workload: Workload, source: LabHost, to: LabHost, switch: Switch | None, limit: float
     ) -> Moved:
         bundle = f"{BUNDLES}/{workload.kind}"
+        files = f"rsync -a -e 'ssh {SSH_OPTIONS}' {bundle}/rootfs/ {to.name}:{bundle}/rootfs/"
         script = f"""
             mkdir -p {IMAGES}
             mark checkpoint
@@ -76,6 +81,7 @@ class RuncWay(Mover):
             mark copy
             tar -C {IMAGES} -c . | zstd -q -1 -T0 | ssh {SSH_OPTIONS} {to.name} \\
                 'mkdir -p {IMAGES} && zstd -q -d | tar -C {IMAGES} -x'
+            {files if workload.writes_files else ""}
             mark restore
             ssh {SSH_OPTIONS} {to.name} 'runc restore --detach --tcp-established --file-locks \\
                 --image-path {IMAGES} --work-path {IMAGES} --bundle {bundle} {NAME} {RUN} \\
@@ -88,7 +94,9 @@ class RuncWay(Mover):
 
     def remove(self) -> None:
         for host in (self.world.a, self.world.b):
-            host.sh(f"runc delete --force {NAME}; rm -rf {IMAGES}", check=False)
+            host.sh(
+                f"runc delete --force {NAME}; rm -rf {IMAGES}; ip netns delete {NETNS}", check=False
+            )
 
 
 def configured(spec: dict[str, Any], workload: Workload, cgroup: str) -> dict[str, Any]:

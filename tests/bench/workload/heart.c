@@ -8,7 +8,7 @@
  * that the container is nothing but this memory. Each page is filled from a generator with a seed
  * of its own (no two are alike), `text` so that zstd makes it a fifth. The seeds are noted in a
  * table, so that every byte can be checked later.
- * `forks`: 50 times a second a child is forked, changes 16 pages of its copy, lives for 100 ms.
+ * `forks`: ten times a second a child is forked, changes 16 pages of its copy, lives for 250 ms.
  *
  * All numbers are 64 bits, little endian. Requests and answers:
  *     'P' SEQUENCE -> 'P' SEQUENCE ANSWERS BYTES_WRITTEN CHILDREN     (ANSWERS: 1, 2, 3 ...)
@@ -84,7 +84,7 @@ static void child(void)
 {
     for (int i = 0; i < 16 && pages; i++)
         fill(next(&state) % pages);
-    struct timespec nap = {0, 100 * 1000 * 1000};
+    struct timespec nap = {0, 250 * 1000 * 1000};
     nanosleep(&nap, NULL);
     _exit(0);
 }
@@ -135,7 +135,7 @@ int main(int argc, char **argv)
         credit += rate * (passed > 0.05 ? 0.05 : passed);
         for (; credit >= PAGE && pages; credit -= PAGE, written += PAGE)
             fill(next(&state) % pages);
-        if (forks && at - forked > 0.02) {
+        if (forks && at - forked > 0.1) {
             forked = at;
             pid_t pid = fork();
             if (!pid)
