@@ -23,6 +23,7 @@ from migrate.errors import (
 )
 from migrate.freeze import FrozenPart
 from migrate.journal import COMMIT_SENT, CONFIRMED, Header, Journal
+from migrate.move_options import Options
 from migrate.page_compare import Tally
 from migrate.progress import Progress
 from migrate.protocol import (
@@ -34,7 +35,7 @@ from migrate.protocol import (
     from_failure,
     send,
 )
-from migrate.source import Migration, Options
+from migrate.source import Migration
 from migrate.undo import EndDump, Step, Thaw, UnlockNetwork
 from tests.unit.migrate.memory_channel import MemoryChannel, pair
 from transport.errors import ConnectionLost, Failure, StreamCorrupt
