@@ -38,11 +38,13 @@ from migrate.protocol import (
     Finish,
     Greeting,
     Hello,
+    HomeForward,
     Message,
     OpenFile,
     Prepare,
     Restore,
     RootfsPass,
+    SetForward,
     SmallFiles,
     decode_request,
     from_failure,
@@ -129,6 +131,10 @@ class Agent:
                 self.guard = Guard.start(message.session, "destination")
             case Prepare():
                 reply = self.destination.prepare(message)
+            case SetForward():
+                self.destination.network.set_forward(message.forward)
+            case HomeForward():
+                self.destination.network.come_home(message.ident)
             case RootfsPass():
                 pass
             case OpenFile():

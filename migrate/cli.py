@@ -62,6 +62,10 @@ def parser() -> argparse.ArgumentParser:
         "--max-freeze", type=seconds, default=120.0, metavar="SECONDS",
         help="give up when it stands still for longer (default 120)",
     )  # fmt: skip
+    move.add_argument(
+        "--network-mode", choices=["auto", "forward", "none"], default="auto",
+        help="how clients find it afterwards (default: what preflight picks)",
+    )  # fmt: skip
     setup = verb("setup", "Prepare a host: register the OCI runtime `migrate` with its Docker.")
     setup.add_argument("host", metavar="HOST", nargs="?")
     setup.add_argument("--undo", action="store_true", help="take the runtime out again")

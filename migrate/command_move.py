@@ -17,7 +17,7 @@ def move(given: argparse.Namespace) -> int:
     progress = Progress(quiet=given.json, verbose=given.verbose)
     options = Options(
         container=given.container, host=given.host, tcp=given.tcp, keep=given.keep,
-        force=given.force, max_freeze=given.max_freeze,
+        force=given.force, max_freeze=given.max_freeze, network=given.network_mode,
     )  # fmt: skip
     try:
         summary = Migration(options, progress).run()

@@ -24,6 +24,7 @@ from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
 from migrate.image_stream import ImageReceiver
 from migrate.journal import OWNED, RUNNING, Header, Journal, restarts
+from migrate.network_arrival import Arrival
 from migrate.placement import DestinationView, Placement, find_image, place
 from migrate.preflight import check
 from migrate.protocol import (
@@ -82,6 +83,7 @@ class Destination:
         self._applier: Applier | None = None
         self._receiver: ImageReceiver | None = None
         self._restored = False
+        self._network: Arrival | None = None
         self.remains = False  # after a rollback: the container could not be removed
 
     # -- before anything is changed -----------------------------------------------------------
@@ -243,6 +245,16 @@ class Destination:
             self.docker.connect_network(container, network, endpoint)
         return container
 
+    @property
+    def network(self) -> Arrival:
+        """What is to be done with the container's network; from `prepare` on."""
+        _, journal = self._session
+        if not self.container:
+            raise StreamCorrupt("a forward came before `Prepare`")
+        if not self._network:
+            self._network = Arrival(self.docker, journal, self.container)
+        return self._network
+
     # -- content ---------------------------------------------------------------------------------
 
     def rootfs_items(self, payload: bytes) -> None:
@@ -299,6 +311,7 @@ class Destination:
         journal.phase(OWNED, sync=False)
         self.committed = True
         self._held.say("commit")
+        self.network.commit()
         self._held.wait("running", RESTORE_TIMEOUT)
         self.running = True
         timing = {"running": time.monotonic() - began}
@@ -313,6 +326,7 @@ class Destination:
         if not self._held or not self.placement:
             raise StreamCorrupt("`Commit` came before `Prepare`")
         self._held.wait("started", START_TIMEOUT)
+        self.network.settle()
         if restarts(begun.spec.restart_policy):
             self.docker.set_restart_policy(self.container, begun.spec.restart_policy)
         for old in self.placement.remove:
@@ -332,6 +346,7 @@ class Destination:
         if not self.running:
             raise StreamCorrupt("`Finish` came before the container runs")
         base = RUN / "sessions" / begun.session
+        self.network.finish()
         self._close()
         self._release_memory()
         if base.is_dir():
@@ -376,6 +391,6 @@ class Destination:
                 raise AgentFailed("the destination could not undo everything: " + "; ".join(failed))
 
     def _close(self) -> None:
-        for part in (self._applier, self._receiver):
+        for part in (self._applier, self._receiver, self._network):
             if part:
                 part.close()

@@ -96,6 +96,7 @@ class FrozenPart:
         self.dumper = dumper
         self.sender = sender
         self.final_pass = final_pass
+        self.switch: Callable[[], None] = lambda: None  # of the network, when all is restored there
         self.marks: dict[str, float] = {}
         self.ready: Ready | None = None
         self.running: Running | None = None
@@ -138,6 +139,7 @@ class FrozenPart:
             self.journal.phase(COMMIT_SENT)
             self.ready = expect(self.channel, Ready, READY_TIMEOUT)
             self.mark("restored")
+            self.switch()
         except BaseException as failure:
             self.dumper.close()  # no undoing while CRIU still holds the tasks
             if limit and limit.expired:

@@ -17,6 +17,7 @@ import msgspec
 import migrate.errors
 import transport.errors
 from migrate.container_spec import ContainerSpec
+from migrate.forward_record import Forward
 from migrate.host_facts import HostFacts
 from migrate.preflight import Usage
 from migrate.rootfs_items import Item
@@ -127,6 +128,19 @@ class Finish(Message):
     """The source has stopped its copy; forget the session. Answered by `Done`."""
 
 
+class SetForward(Message):
+    """After `Prepared`: the destination is to be the target of this forward. Answered by `Done`."""
+
+    forward: Forward
+
+
+class HomeForward(Message):
+    """After `Prepared`: the destination is the anchor of this forward, and the container comes
+    home to it. Answered by `Done`."""
+
+    ident: str
+
+
 class AskOutcome(Message):
     """After a broken link: who owns the container of that session? Answered by `Outcome`."""
 
@@ -206,6 +220,8 @@ Request = (
     | Abandon
     | Finish
     | AskOutcome
+    | SetForward
+    | HomeForward
 )
 Reply = Greeting | Welcome | Prepared | Done | Ready | Running | Outcome | Failed
 

@@ -19,10 +19,12 @@ from migrate.errors import AgentFailed, FreezeTooLong, OutcomeUnknown, Unsupport
 from migrate.freeze import MAX_FREEZE, FrozenPart
 from migrate.guard import Guard
 from migrate.host_facts import facts
-from migrate.host_setup import make_state_dirs
+from migrate.host_setup import host_id, make_state_dirs
 from migrate.image_stream import ImageSender
 from migrate.interrupts import Interrupts
 from migrate.journal import CONFIRMED, Header, Journal, restarts
+from migrate.network_mode import Choice
+from migrate.network_move import Departure
 from migrate.progress import Progress
 from migrate.protocol import (
     IMAGE_PIECE,
@@ -71,6 +73,7 @@ class Options:
     keep: bool = False
     force: bool = False
     max_freeze: float = MAX_FREEZE
+    network: str = "auto"
 
 
 class Migration:
@@ -116,6 +119,13 @@ class Migration:
             self.link.channel.check = interrupts.check
             interrupts.polite()
             greeting = self.link.greet()
+            self.network = Departure(self.docker, self.session, self.options.network)
+            self._explain(
+                self.network.decide(
+                    view, here, greeting.facts, here_id=host_id(), there_id=greeting.host_id,
+                    name=self.options.host, address=self.link.address,
+                )
+            )  # fmt: skip
             self.journal = self._begin_journal(view, greeting.host_id)
             self.guard = Guard.start(self.session, "source")
             self._announced = True
@@ -128,7 +138,7 @@ class Migration:
                 ),
                 Welcome, ANSWER,
             )  # fmt: skip
-            self.summary.warnings = list(welcome.warnings)
+            self.summary.warnings += welcome.warnings
             for warning in welcome.warnings:
                 self.progress.warn(warning)
             docker = greeting.facts.docker
@@ -142,6 +152,7 @@ class Migration:
             streams = descriptors(view.target.pid)
             prepared = call(self.link.channel, Prepare(descriptors=streams), Prepared, ANSWER)
             self.summary.new_id = prepared.container
+            self.network.prepare(self.link.channel, self.journal)
             dumper = self._prepare_dump(stack, view, streams)
         sender = Sender(view.upper, skip=kept_paths(view.spec))
         self._pre_copy(sender)
@@ -153,6 +164,14 @@ class Migration:
 
     def _connections(self, view: SourceView) -> int:
         return open_connections(view.target.pid) if self.options.tcp == "established" else 0
+
+    def _explain(self, choice: Choice) -> None:
+        self.summary.network, self.summary.way = choice.mode, choice.reason
+        if choice.warning:
+            self.summary.warnings.append(choice.reason)
+            self.progress.warn(choice.reason)
+        else:
+            self.progress.say(choice.reason)
 
     def _begin_journal(self, view: SourceView, peer_id: str) -> Journal:
         return Journal.create(
@@ -260,6 +279,8 @@ class Migration:
             view, self.journal, self.link.channel, dumper, images,
             lambda: self._pass(sender, final=True), self.options.max_freeze, self.link.cut,
         )  # fmt: skip
+        self.network.ready()
+        self.frozen.switch = self.network.switch
         with self._timed("freeze"):
             self.frozen.run(before_commit=interrupts.hold)
         self.summary.raw += images.bytes

@@ -12,7 +12,8 @@ class Summary(msgspec.Struct):
 
     `downtime`: from the last instruction here to the first one there, as seen from here.
     `parts`: where the downtime went; they follow each other and add up to it.
-    `raw`: what was to be moved, `sent`: what went over the wire for it.
+    `raw`: what was to be moved, `sent`: what went over the wire for it. `network`: the mode by
+    which clients find it, `way`: that in a sentence.
     """
 
     container: str
@@ -31,6 +32,8 @@ class Summary(msgspec.Struct):
     phases: dict[str, float] = {}
     details: dict[str, float] = {}
     source_copy: str = "removed"
+    network: str = "none"
+    way: str = ""
     warnings: list[str] = []
 
     def to_json(self) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from migrate import netlock
+from migrate import forward, forward_store, netlock
 from migrate.container_spec import RUNTIME
 from migrate.docker_host import DockerHost
 from migrate.errors import Busy, ContainerNotFound
@@ -96,6 +96,16 @@ class EndDump(msgspec.Struct, frozen=True, tag="end-dump"):
     start_time: int
 
 
+class RemoveForward(msgspec.Struct, frozen=True, tag="remove-forward"):
+    ident: str
+
+
+class LeadAway(msgspec.Struct, frozen=True, tag="lead-away"):
+    """A forward of which the container was to come home goes on to lead to its target."""
+
+    ident: str
+
+
 Step = (
     Thaw
     | UnlockNetwork
@@ -109,6 +119,8 @@ Step = (
     | EndPending
     | RestoreRestartPolicy
     | EndDump
+    | RemoveForward
+    | LeadAway
 )
 
 
@@ -153,6 +165,11 @@ def undo(step: Step) -> None:
                 DockerHost().set_restart_policy(container, policy)
         case EndDump(pid, started):
             _end_dump(pid, started)
+        case RemoveForward(ident):
+            forward.remove(ident)
+        case LeadAway(ident):
+            if record := forward_store.find(ident):
+                forward.lead_away(record)
 
 
 def _end_dump(pid: int, started: int, patience: float = 60.0) -> None:
