@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from migrate import __version__
+from migrate import __version__, forward
 from migrate.destination import Destination
 from migrate.errors import AgentFailed, ProtocolMismatch
 from migrate.guard import Guard
@@ -34,6 +34,7 @@ from migrate.protocol import (
     CloseFile,
     Commit,
     Done,
+    EndForward,
     Failed,
     Finish,
     Greeting,
@@ -133,6 +134,8 @@ class Agent:
                 reply = self.destination.prepare(message)
             case SetForward():
                 self.destination.network.set_forward(message.forward)
+            case EndForward():
+                forward.remove(message.ident)
             case HomeForward():
                 self.destination.network.come_home(message.ident)
             case RootfsPass():

@@ -13,12 +13,13 @@ from migrate import __version__
 from migrate.errors import HostUnfit
 from transport.errors import Failure
 
-COMMANDS = ("move", "setup", "check", "recover", "agent", "version")
+COMMANDS = ("move", "setup", "check", "recover", "forward", "agent", "version")
 USAGE = """\
 migrate [move] CONTAINER HOST [options]   move a running container to HOST
 migrate setup [HOST] [--undo]             prepare this host, or HOST
 migrate check [HOST]                      say what is missing here, or at HOST
 migrate recover                           bring order after a crash or a broken link
+migrate forward list|apply|remove [WHICH] what this host receives for containers that have moved
 migrate version
 
 HOST is [user@]host[:port] or an alias of ~/.ssh/config. `move` is only needed for a container that
@@ -72,6 +73,13 @@ def parser() -> argparse.ArgumentParser:
     check = verb("check", "Say what a host lacks; changes nothing but tries CRIU out.")
     check.add_argument("host", metavar="HOST", nargs="?")
     verb("recover", "Bring order after a crash or a broken link.")
+    forward = verb("forward", "What this host receives for containers that have moved away.")
+    forward.add_argument(
+        "action", choices=["list", "remove", "apply"], help="apply: lay all again, after a boot"
+    )
+    forward.add_argument(
+        "which", nargs="?", metavar="WHICH", help="to remove: a container's name, or a forward's id"
+    )
     verb("agent", "The destination's end of a migration; started over SSH.")
     verb("version", "Say the version.")
     return top
@@ -134,6 +142,10 @@ def _dispatch(given: argparse.Namespace) -> int:
         from migrate.command_move import recover
 
         return recover(given)
+    if given.command == "forward":
+        from migrate import command_forward
+
+        return command_forward.run_command(given)
     from migrate.agent import main as agent
 
     return agent()

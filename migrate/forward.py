@@ -20,6 +20,8 @@ from migrate.network_facts import SYSCTL
 from migrate.run import Waiting, run, tail
 
 LOOSE, STRICT = "2", "1"
+WATCHED = Path("/run/migrate/watched")
+"""A file for each container whose end is to end its forward, by its id (bin/migrate-runc)."""
 
 
 def lay(forward: Forward, *, adopting: bool = False) -> None:
@@ -33,6 +35,9 @@ def lay(forward: Forward, *, adopting: bool = False) -> None:
         _insert(table, chain, rule)
     if forward.away or forward.role != ANCHOR:
         lead_away(forward)
+    if forward.container:
+        WATCHED.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (WATCHED / forward.container).touch(mode=0o600)
 
 
 def lead_away(forward: Forward) -> None:
@@ -79,6 +84,12 @@ def hold(forward: Forward) -> list[Entry]:
     return entries
 
 
+def adopt(forward: Forward) -> list[Entry]:
+    """Before the container gets its address at the anchor again; as `hold`."""
+    run(["nft", "-f", "-"], stdin=forward_rules.start_adopting(forward), timeout=20)
+    return hold(forward)
+
+
 def settle(forward: Forward, entries: Sequence[Entry]) -> Forward:
     """Docker's copy at the anchor is gone: make the connections anew that it has flushed, and no
     longer take every packet to that address for the container's. The record says `away`."""
@@ -106,6 +117,8 @@ def remove(ident: str) -> None:
     run(["nft", "-f", "-"], stdin=forward_rules.removal(forward), timeout=20)
     for table in ("filter", "raw"):
         _delete_tagged(table, forward.tag)
+    if forward.container:
+        (WATCHED / forward.container).unlink(missing_ok=True)
     forward_store.delete(ident)
 
 

@@ -71,8 +71,27 @@ def more_flows(forward: Forward, flows: Sequence[Flow]) -> str:
     return "".join(lines)
 
 
+def start_adopting(forward: Forward) -> str:
+    """The container is about to have its address at the anchor again."""
+    name = f"ip {forward.nft_table}"
+    return end_adopting(forward) + "".join(
+        f"add rule {name} {chain} {rule}\n" for chain, rule in _adoption(forward).items()
+    )
+
+
 def end_adopting(forward: Forward) -> str:
-    return f"flush chain ip {forward.nft_table} adopt\n"
+    name = f"ip {forward.nft_table}"
+    return "".join(f"flush chain {name} {chain}\n" for chain in _adoption(forward))
+
+
+def _adoption(forward: Forward) -> dict[str, str]:
+    """By chain, what is only right while the container's address at the anchor is its own."""
+    address, bridge = forward.address, forward.bridge
+    return {
+        "adopt": f'ip daddr {address} iifname != "{bridge}" {SET_CT}',
+        # When Docker plugs it in, it flushes its connections: and the container may speak first.
+        "own": f'ip saddr {address} oifname != "{bridge}" jump outside_address',
+    }
 
 
 def _chain(name: str, hook: str, rules: Sequence[str], kind: str = "filter") -> str:
@@ -140,23 +159,26 @@ def _anchor_chains(forward: Forward, adopting: bool) -> Iterator[str]:
         [f"ip daddr != 127.0.0.0/8 {rule}" for rule in to_container], "nat",
     )  # fmt: skip
     # After the destination was translated, before the packet is routed.
-    own = f'ip daddr {address} iifname != "{forward.bridge}" {SET_CT}'
-    yield _chain("adopt", "", [own] if adopting else [])
+    adoption = _adoption(forward) if adopting else {}
+    yield _chain("adopt", "", [adoption["adopt"]] if adopting else [])
     to_peer = f"ip daddr {address} {CT_MARKED} {SET_MARK}"
     yield _chain("way", "prerouting priority dstnat + 10", ["jump adopt", to_peer])
     yield _chain("way_from_here", "output priority -90", [to_peer], "route")
     yield _chain("outside_address", "", list(_outside_address(forward)))
+    yield _chain("own", "", [adoption["own"]] if adopting else [])
     yield _chain(
         "leave", "postrouting priority srcnat - 10",
         [
             f"{MARKED} ip saddr {address} jump outside_address",
+            "jump own",
             # Neighbours have no way back of their own.
             f"{MARKED} ip daddr {address} ip saddr {forward.subnet} masquerade",
         ],
         "nat",
     )  # fmt: skip
     yield _chain(
-        "bounds", "forward priority filter - 10",
+        "bounds",
+        "forward priority filter - 10",
         # To this host's containers it had no way before either.
         [f'{MARKED} ip saddr {address} ct state new oifname {{ "docker0", "br-*" }} drop'],
     )

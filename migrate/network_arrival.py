@@ -53,7 +53,7 @@ class Arrival:
         self._home = record
         forward.forget_neighbour(record)
         # Docker flushes the address's connections when it plugs the container in.
-        self._entries = forward.hold(record)
+        self._entries = forward.adopt(record)
         self._switch = forward.Switch(record, away=False)
 
     def commit(self) -> None:

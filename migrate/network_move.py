@@ -107,13 +107,13 @@ class Ending:
         if self._anchor:
             forward.lead_away(self._anchor)  # done already, unless a crash came between
             self._entries = forward.hold(self._anchor)
+        if self._target:  # before its end is noticed (migrate/forward_end.py): it only moves on
+            forward.remove(self._target.id)
 
     def settle(self) -> None:
         """The copy is gone."""
         if self._anchor:
             forward.settle(self._anchor, self._entries)
-        if self._target:
-            forward.remove(self._target.id)
 
 
 def forward_to(container: str) -> Forward | None:

@@ -141,6 +141,12 @@ class HomeForward(Message):
     ident: str
 
 
+class EndForward(Message):
+    """Outside of a session: that forward has ended at the other host. Answered by `Done`."""
+
+    ident: str
+
+
 class AskOutcome(Message):
     """After a broken link: who owns the container of that session? Answered by `Outcome`."""
 
@@ -222,6 +228,7 @@ Request = (
     | AskOutcome
     | SetForward
     | HomeForward
+    | EndForward
 )
 Reply = Greeting | Welcome | Prepared | Done | Ready | Running | Outcome | Failed
 
