@@ -22,7 +22,9 @@ from migrate.journal import Header, Journal, find, read_all, restarts
 from migrate.undo import (
     EndDump,
     EndPending,
+    LeadAway,
     RemoveContainer,
+    RemoveForward,
     RemoveImage,
     RemoveNetwork,
     RemoveTree,
@@ -48,6 +50,8 @@ STEPS: tuple[Step, ...] = (
     EndPending("/run/migrate/pending/x"),
     RestoreRestartPolicy("c" * 64, {"Name": "on-failure", "MaximumRetryCount": 3}),
     EndDump(18, 4712),
+    RemoveForward("0123456789abcdef"),
+    LeadAway("0123456789abcdef"),
 )
 
 
