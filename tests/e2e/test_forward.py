@@ -178,7 +178,7 @@ def test_a_download_in_progress_is_right(world: World) -> None:
     world.lab.switch.rate("client", world.client.netns, RATE)
     try:
         fetch = ["python3", "/root/http_stream.py", "fetch", world.a.address, str(PUBLISHED)]
-        listening = "docker exec server grep -q ' 0A ' /proc/net/tcp && echo yes"
+        listening = "docker exec server grep -q ':0050 00000000:0000 0A' /proc/net/tcp && echo yes"
         eventually(lambda: world.a.sh(listening, check=False) == "yes", "no server")
         client = spoken(world.client.popen(fetch))
         world.migrate(world.a, "server", world.b)
