@@ -37,6 +37,7 @@ from migrate.protocol import (
     EndForward,
     Failed,
     Finish,
+    FollowForward,
     Greeting,
     Hello,
     HomeForward,
@@ -47,6 +48,7 @@ from migrate.protocol import (
     RootfsPass,
     SetForward,
     SmallFiles,
+    SwitchForward,
     decode_request,
     from_failure,
     send,
@@ -136,6 +138,13 @@ class Agent:
                 self.destination.network.set_forward(message.forward)
             case EndForward():
                 forward.remove(message.ident)
+            case FollowForward():
+                forward.follow(message.old, message.forward)
+            case SwitchForward():
+                forward.switch_over(message.old, message.new)
+                send(self.channel, Done())
+                forward.remove(message.old)
+                reply = None
             case HomeForward():
                 self.destination.network.come_home(message.ident)
             case RootfsPass():

@@ -7,13 +7,10 @@ import json
 import sys
 
 from migrate import forward, forward_store
-from migrate.agent_link import AgentLink
 from migrate.errors import ContainerNotFound
 from migrate.forward_record import ANCHOR, Forward
-from migrate.protocol import Done, EndForward, call
-from transport.errors import BadTarget, Failure
-
-ANSWER = 60.0
+from migrate.network_move import end_both
+from transport.errors import BadTarget
 
 
 def run_command(given: argparse.Namespace) -> int:
@@ -75,23 +72,9 @@ def remove(given: argparse.Namespace) -> int:
         raise ContainerNotFound(
             f"no forward `{given.which}` on this host", "see `migrate forward list`"
         )
-    warnings = [problem for record in found if (problem := end(record))]
+    warnings = [problem for record in found if (problem := end_both(record))]
     if given.json:
         print(json.dumps({"removed": [r.id for r in found], "warnings": warnings}))
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return 0
-
-
-def end(record: Forward) -> str:
-    """End a forward here and at the other host; gives a warning, or ''."""
-    forward.remove(record.id)
-    try:
-        with AgentLink(record.peer) as link:
-            if link.greet().host_id == record.peer_id:
-                call(link.channel, EndForward(record.id), Done, ANSWER)
-                return ""
-            problem = f"{record.peer} is another host now"
-    except Failure as failure:
-        problem = failure.message
-    return f"{record.peer} could not be told: {problem}; `migrate forward remove` there does it"

@@ -14,7 +14,7 @@ import msgspec
 
 from migrate import conntrack, forward_rules, forward_store
 from migrate.conntrack import Entry
-from migrate.errors import CommandFailed
+from migrate.errors import CommandFailed, PlacementFailed
 from migrate.forward_record import ANCHOR, MARK, Forward
 from migrate.network_facts import SYSCTL
 from migrate.run import Waiting, run, tail
@@ -98,6 +98,31 @@ def settle(forward: Forward, entries: Sequence[Entry]) -> Forward:
     settled = msgspec.structs.replace(forward, away=True)
     forward_store.write(settled)
     return settled
+
+
+def follow(old: str, new: Forward) -> None:
+    """At the anchor: lay a forward to another target beside the one that is in force."""
+    forward = forward_store.find(old)
+    if forward is None or forward.role != ANCHOR:
+        raise PlacementFailed(f"no forward {old} is received here", "see `migrate forward list`")
+    # Where it goes is the other host's word; what goes there is our own record's.
+    beside = msgspec.structs.replace(
+        forward, id=new.id, path=new.path, peer=new.peer, peer_id=new.peer_id, away=False
+    )
+    lay(forward_store.claim(beside))
+
+
+def switch_over(old: str, new: str) -> None:
+    """Packets go by the new forward instead of the old one. Twice is as good as once."""
+    forward, before = forward_store.find(new), forward_store.find(old)
+    if forward is None:
+        raise PlacementFailed(f"no forward {new} was laid here", "see `migrate forward list`")
+    commands = [f"rule add {forward_rules.rule(forward)}"]
+    if before:
+        commands.insert(0, f"rule del {forward_rules.rule(before)}")
+    run(["ip", "-force", "-batch", "-"], stdin="\n".join(commands) + "\n", check=False, timeout=20)
+    lead_away(forward)
+    forward_store.write(msgspec.structs.replace(forward, away=True))
 
 
 def end(forward: Forward) -> None:

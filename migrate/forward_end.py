@@ -12,12 +12,11 @@ import sys
 import time
 
 from migrate.cli import with_sbin
-from migrate.command_forward import end
 from migrate.docker_host import DockerHost
 from migrate.errors import ContainerNotFound
 from migrate.forward import WATCHED
 from migrate.guard import LOG
-from migrate.network_move import forward_to
+from migrate.network_move import end_both, forward_to
 
 GRACE = 3.0  # seconds: `docker restart` ends a container and starts it again
 POLL = 1.0
@@ -50,7 +49,7 @@ def main() -> int:
         time.sleep(GRACE)
         record = forward_to(container)
         if record and not comes_back(container, DockerHost()):
-            said = f"forward {record.id} ended with its container {record.name}; {end(record)}"
+            said = f"forward {record.id} ended with its container {record.name}; {end_both(record)}"
             with LOG.open("a") as log:
                 log.write(f"{time.strftime('%F %T')} {said.rstrip('; ')}\n")
     return 0

@@ -60,7 +60,9 @@ class Forward(msgspec.Struct, frozen=True):
     `host_id`.
 
     `container`: its id at the target (only the target's record has it). `away`: (anchor) packets
-    really go to the target. `slot`: number of its routing table, from TABLES and PRIORITIES on.
+    really go to the target. `successor`: (target) the forward that the anchor is to use when the
+    container moves on to a third host. `slot`: number of its routing table and rule, from TABLES
+    and PRIORITIES on.
     """
 
     id: str
@@ -76,6 +78,7 @@ class Forward(msgspec.Struct, frozen=True):
     bridge: str = ""
     container: str = ""
     away: bool = False
+    successor: str = ""
     slot: int = 0
 
     @property
@@ -121,6 +124,12 @@ def way_endpoint(spec: ContainerSpec) -> EndpointSpec | None:
     inside = {network.name for network in spec.networks if network.internal}
     able = [e for e in spec.endpoints if e.network not in inside and (e.ipv4 or e.had_ipv4)]
     return min(able, key=lambda e: (-e.gw_priority, e.network), default=None)
+
+
+def address_towards(facts: NetworkFacts, other: str, default: str) -> str:
+    """The address of a host that another one in its subnet sees, else `default`."""
+    address = ipaddress.ip_address(other)
+    return next((found.ip for found in facts.interfaces if address in found.network), default)
 
 
 def paths(

@@ -1,7 +1,8 @@
 """Which way a moved container's clients go to it, and why. Pure, and explains itself.
 
 `forward`: the host that clients know goes on to receive, and passes on. `home`: the container comes
-back to that host, and its detour ends. `none`: nothing is done.
+back to that host, and its detour ends. `follow`: it moves on to a third host, and the one that
+clients know passes on to that, without a detour by this host. `none`: nothing is done.
 """
 
 from __future__ import annotations
@@ -10,11 +11,20 @@ import msgspec
 
 from migrate.container_spec import ContainerSpec
 from migrate.errors import Unsupported
-from migrate.forward_record import ANCHOR, TARGET, Forward, Path, paths, published, way_endpoint
+from migrate.forward_record import (
+    ANCHOR,
+    TARGET,
+    Forward,
+    Path,
+    address_towards,
+    paths,
+    published,
+    way_endpoint,
+)
 from migrate.network_facts import NetworkFacts
 from migrate.networks import NetworkSpec
 
-AUTO, FORWARD, NONE, HOME = "auto", "forward", "none", "home"
+AUTO, FORWARD, NONE, HOME, FOLLOW = "auto", "forward", "none", "home", "follow"
 WANTED = (AUTO, FORWARD, NONE)
 
 
@@ -45,9 +55,15 @@ class Choice(msgspec.Struct, frozen=True):
 
 
 def choose(
-    wanted: str, session: str, spec: ContainerSpec, ends: Ends, known: Forward | None
+    wanted: str,
+    session: str,
+    spec: ContainerSpec,
+    ends: Ends,
+    known: Forward | None,
+    anchor: NetworkFacts | None = None,
 ) -> Choice:
-    """Decide. `wanted`: one of WANTED; `known`: the record here of the forward to this container.
+    """Decide. `wanted`: one of WANTED; `known`: the record here of the forward to this container;
+    `anchor`: of the host that it comes from, when that is neither of the two.
 
     Raises Unsupported when `forward` was asked for and cannot be.
     """
@@ -59,6 +75,8 @@ def choose(
             f"home to {ends.there_name}, whose address clients know: the detour by this host ends",
             ends=known.id,
         )
+    if known and known.role == TARGET and anchor:
+        return _follow(session, ends, known, anchor)
     ports = published(spec)
     if not ports and wanted == AUTO:
         return Choice(NONE, "it has no published ports, so no clients of this host's address")
@@ -84,6 +102,32 @@ def choose(
         mine, role=TARGET, path=ways[1], peer=ends.here_ip, peer_id=ends.here_id
     )
     return Choice(FORWARD, _explain(ports, ways[0], ends), anchor=mine, target=theirs)
+
+
+def _follow(session: str, ends: Ends, known: Forward, facts: NetworkFacts) -> Choice:
+    anchor_ip = address_towards(facts, ends.there_ip, known.path.there)
+    ways = paths(session, facts, ends.there, anchor_ip, ends.there_ip)
+    if ends.there.nftables_docker:
+        raise Unsupported("Docker there keeps its rules in nftables, which has no place for ours")
+    if ways is None:
+        raise Unsupported(
+            f"clients come by {known.peer}, which cannot reach {ends.there_name}: {ends.there_ip} "
+            "is no address of it",
+            "move it home first, or give --network-mode none, which ends the forward",
+        )
+    mine = msgspec.structs.replace(
+        known, id=session, role=ANCHOR, path=ways[0], peer=ends.there_ip,
+        peer_id=ends.there_id, bridge="", container="", successor="", slot=0,
+    )  # fmt: skip
+    theirs = msgspec.structs.replace(
+        mine, role=TARGET, path=ways[1], peer=anchor_ip, peer_id=known.peer_id
+    )
+    return Choice(
+        FOLLOW,
+        f"forward: {known.peer} goes on to receive for it, and passes on to {ends.there_name} "
+        "instead of this host",
+        anchor=mine, target=theirs, ends=known.id,
+    )  # fmt: skip
 
 
 def _obstacle(spec: ContainerSpec, ends: Ends) -> str:

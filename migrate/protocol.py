@@ -147,6 +147,21 @@ class EndForward(Message):
     ident: str
 
 
+class FollowForward(Message):
+    """To the anchor, from a target of which the container moves on: lay `forward` beside `old`.
+    Nothing takes it yet. Answered by `Done`."""
+
+    old: str
+    forward: Forward
+
+
+class SwitchForward(Message):
+    """To the anchor: the container runs at the new target; `old` ends. Answered by `Done`."""
+
+    old: str
+    new: str
+
+
 class AskOutcome(Message):
     """After a broken link: who owns the container of that session? Answered by `Outcome`."""
 
@@ -229,6 +244,8 @@ Request = (
     | SetForward
     | HomeForward
     | EndForward
+    | FollowForward
+    | SwitchForward
 )
 Reply = Greeting | Welcome | Prepared | Done | Ready | Running | Outcome | Failed
 

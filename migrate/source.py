@@ -120,6 +120,7 @@ class Migration:
             interrupts.polite()
             greeting = self.link.greet()
             self.network = Departure(self.docker, self.session, self.options.network)
+            stack.callback(self.network.close)
             self._explain(
                 self.network.decide(
                     view, here, greeting.facts, here_id=host_id(), there_id=greeting.host_id,
@@ -283,6 +284,9 @@ class Migration:
         self.frozen.switch = self.network.switch
         with self._timed("freeze"):
             self.frozen.run(before_commit=interrupts.hold)
+            if warning := self.network.committed():
+                self.summary.warnings.append(warning)
+                self.progress.warn(warning)
         self.summary.raw += images.bytes
         self.summary.memory = images.bytes
         self.summary.parts = self.frozen.parts()

@@ -20,11 +20,15 @@ from typing import Any
 import msgspec
 
 from migrate import forward, forward_store, netlock
+from migrate.agent_link import AgentLink
 from migrate.container_spec import RUNTIME
 from migrate.docker_host import DockerHost
 from migrate.errors import Busy, ContainerNotFound
+from migrate.protocol import Done, EndForward, call
 from migrate.run import run
 from migrate.runtime import abort
+
+ANSWER = 60.0  # seconds that another host may take
 
 
 class Thaw(msgspec.Struct, frozen=True, tag="thaw"):
@@ -106,6 +110,13 @@ class LeadAway(msgspec.Struct, frozen=True, tag="lead-away"):
     ident: str
 
 
+class EndForwardAt(msgspec.Struct, frozen=True, tag="end-forward-at"):
+    """A forward that was laid at a third host, which is called `peer` in SSH."""
+
+    peer: str
+    ident: str
+
+
 Step = (
     Thaw
     | UnlockNetwork
@@ -121,6 +132,7 @@ Step = (
     | EndDump
     | RemoveForward
     | LeadAway
+    | EndForwardAt
 )
 
 
@@ -170,6 +182,10 @@ def undo(step: Step) -> None:
         case LeadAway(ident):
             if record := forward_store.find(ident):
                 forward.lead_away(record)
+        case EndForwardAt(peer, ident):
+            with AgentLink(peer) as link:
+                link.greet()
+                call(link.channel, EndForward(ident), Done, ANSWER)
 
 
 def _end_dump(pid: int, started: int, patience: float = 60.0) -> None:

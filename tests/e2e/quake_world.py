@@ -123,8 +123,9 @@ class QuakeWorld:
     def start_server(self, host: LabHost) -> None:
         """`docker run` on a host, and wait until the game has begun."""
         self.route(host)
+        game = command(rcon_password=PASSWORD, clients=self.clients)
         host.run(["docker", "run", "-d", "--name", NAME, "--network", NETWORK, "--ip", ADDRESS,
-                  *self.publish, IMAGE, *command(rcon_password=PASSWORD, clients=self.clients)])  # fmt: skip
+                  *self.publish, IMAGE, *game])  # fmt: skip
         self.wait_for_game()
 
     def wait_for_game(self) -> None:

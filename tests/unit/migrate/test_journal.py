@@ -21,6 +21,7 @@ from migrate.errors import Busy
 from migrate.journal import Header, Journal, find, read_all, restarts
 from migrate.undo import (
     EndDump,
+    EndForwardAt,
     EndPending,
     LeadAway,
     RemoveContainer,
@@ -52,6 +53,7 @@ STEPS: tuple[Step, ...] = (
     EndDump(18, 4712),
     RemoveForward("0123456789abcdef"),
     LeadAway("0123456789abcdef"),
+    EndForwardAt("hosta", "0123456789abcdef"),
 )
 
 
