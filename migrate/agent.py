@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from migrate import __version__
+from migrate import __version__, forward
 from migrate.destination import Destination
 from migrate.errors import AgentFailed, ProtocolMismatch
 from migrate.guard import Guard
@@ -38,10 +38,13 @@ from migrate.protocol import (
     Commit,
     Done,
     DropObjects,
+    EndForward,
     Failed,
     Finish,
+    FollowForward,
     Greeting,
     Hello,
+    HomeForward,
     MemoryObject,
     MemoryRound,
     Message,
@@ -49,7 +52,9 @@ from migrate.protocol import (
     Prepare,
     Restore,
     RootfsPass,
+    SetForward,
     SmallFiles,
+    SwitchForward,
     decode_request,
     from_failure,
     send,
@@ -137,6 +142,19 @@ class Agent:
                 self.guard = Guard.start(message.session, "destination")
             case Prepare():
                 reply = self.destination.prepare(message)
+            case SetForward():
+                self.destination.network.set_forward(message.forward)
+            case EndForward():
+                forward.remove(message.ident)
+            case FollowForward():
+                forward.follow(message.old, message.forward)
+            case SwitchForward():
+                forward.switch_over(message.old, message.new)
+                send(self.channel, Done())
+                forward.remove(message.old)
+                reply = None
+            case HomeForward():
+                self.destination.network.come_home(message.ident)
             case AskCache():
                 for digests in self.destination.cache_digests():
                     send(self.channel, CacheDigests(digests=digests))

@@ -63,6 +63,7 @@ class AgentLink:
         try:
             connection = self._stack.enter_context(connect(self._target))
             self.description = connection.description
+            self.address = connection.address
             command = COMMAND.format(shlex.join(self._command))
             self._process: RemoteProcess = self._stack.enter_context(connection.open(command))
             self.channel = self._stack.enter_context(

@@ -13,7 +13,9 @@ from migrate import __version__
 from migrate.errors import HostUnfit
 from transport.errors import Failure
 
-COMMANDS = ("move", "setup", "check", "recover", "cache", "report", "agent", "version")
+COMMANDS = (
+    "move", "setup", "check", "recover", "cache", "report", "forward", "agent", "version",
+)  # fmt: skip
 USAGE = """\
 migrate [move] CONTAINER HOST [options]   move a running container to HOST
 migrate setup [HOST] [--undo]             prepare this host, or HOST
@@ -21,6 +23,7 @@ migrate check [HOST]                      say what is missing here, or at HOST
 migrate recover                           bring order after a crash or a broken link
 migrate cache [list | clear] [NAME]       memory kept of containers that left here
 migrate report FILE [--output PICTURE]    draw what `move --json` has printed
+migrate forward list|apply|remove [WHICH] what this host receives for containers that have moved
 migrate version
 
 HOST is [user@]host[:port] or an alias of ~/.ssh/config. `move` is only needed for a container that
@@ -96,6 +99,10 @@ def parser() -> argparse.ArgumentParser:
         "--no-cache", action="store_true",
         help="neither use nor keep memory for the way back (`migrate cache`)",
     )  # fmt: skip
+    move.add_argument(
+        "--network-mode", choices=["auto", "forward", "none"], default="auto",
+        help="how clients find it afterwards (default: what preflight picks)",
+    )  # fmt: skip
     setup = verb("setup", "Prepare a host: register the OCI runtime `migrate` with its Docker.")
     setup.add_argument("host", metavar="HOST", nargs="?")
     setup.add_argument("--undo", action="store_true", help="take the runtime out again")
@@ -109,6 +116,12 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("file", metavar="FILE", help="what it has printed; `-`: standard input")
     report.add_argument(
         "--output", metavar="PICTURE", help="OUT.svg or OUT.html; default: beside FILE, an .svg"
+    forward = verb("forward", "What this host receives for containers that have moved away.")
+    forward.add_argument(
+        "action", choices=["list", "remove", "apply"], help="apply: lay all again, after a boot"
+    )
+    forward.add_argument(
+        "which", nargs="?", metavar="WHICH", help="to remove: a container's name, or a forward's id"
     )
     verb("agent", "The destination's end of a migration; started over SSH.")
     verb("version", "Say the version.")
@@ -180,6 +193,10 @@ def _dispatch(given: argparse.Namespace) -> int:
         from migrate import command_report
 
         return command_report.run_command(given)
+    if given.command == "forward":
+        from migrate import command_forward
+
+        return command_forward.run_command(given)
     from migrate.agent import main as agent
 
     return agent()

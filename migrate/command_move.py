@@ -20,7 +20,7 @@ def move(given: argparse.Namespace) -> int:
         container=given.container, host=given.host, tcp=given.tcp, keep=given.keep,
         force=given.force, max_freeze=given.max_freeze, max_downtime=given.max_downtime,
         max_rounds=given.max_rounds, throttle=given.throttle, memory_source=given.memory_source,
-        restore=given.restore, cache=not given.no_cache,
+        restore=given.restore, cache=not given.no_cache, network=given.network_mode,
     )  # fmt: skip
     try:
         summary = Migration(options, progress).run()

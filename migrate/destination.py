@@ -24,6 +24,7 @@ from migrate.host_findings import findings
 from migrate.host_setup import Places
 from migrate.incoming import Incoming
 from migrate.journal import OWNED, RUNNING, Header, Journal, restarts
+from migrate.network_arrival import Arrival
 from migrate.page_batch import Buffer
 from migrate.page_cache import CachedPages, PageCache, cache_key
 from migrate.placement import DestinationView, Placement, find_image, place
@@ -80,6 +81,7 @@ class Destination:
         self._applier: Applier | None = None
         self._incoming: Incoming | None = None
         self._cache: CachedPages | None = None
+        self._network: Arrival | None = None
         self._restored = False
         self._init = 0  # the pid of the restored one
         self.remains = False  # after a rollback: the container could not be removed
@@ -250,6 +252,16 @@ class Destination:
     def _cached_page(self, known: bytes) -> Buffer | None:
         return self._cache.page(known) if self._cache else None
 
+    @property
+    def network(self) -> Arrival:
+        """What is to be done with the container's network; from `prepare` on."""
+        _, journal = self._session
+        if not self.container:
+            raise StreamCorrupt("a forward came before `Prepare`")
+        if not self._network:
+            self._network = Arrival(self.docker, journal, self.container)
+        return self._network
+
     # -- content ---------------------------------------------------------------------------------
 
     def rootfs_items(self, payload: bytes) -> None:
@@ -298,6 +310,7 @@ class Destination:
         self.committed = True
         self.incoming.commit(self._init)
         self._held.say("commit")
+        self.network.commit()
         self._held.wait("running", RESTORE_TIMEOUT)
         self.running = True
         timing = {"running": time.monotonic() - began}
@@ -312,6 +325,7 @@ class Destination:
         if not self._held or not self.placement:
             raise StreamCorrupt("`Commit` came before `Prepare`")
         self._held.wait("started", START_TIMEOUT)
+        self.network.settle()
         if restarts(begun.spec.restart_policy):
             self.docker.set_restart_policy(self.container, begun.spec.restart_policy)
         for old in self.placement.remove:
@@ -330,6 +344,7 @@ class Destination:
         base = RUN / "sessions" / begun.session
         if self._held:
             self._held.forget()
+        self.network.finish()
         try:
             return self.incoming.filled()
         finally:
@@ -375,6 +390,6 @@ class Destination:
                 raise AgentFailed("the destination could not undo everything: " + "; ".join(failed))
 
     def _close(self) -> None:
-        for part in (self._applier, self._incoming, self._cache):
+        for part in (self._applier, self._incoming, self._cache, self._network):
             if part:
                 part.close()

@@ -99,6 +99,7 @@ class FrozenPart:
         self.memory = Tally()
         self.sender = sender
         self.final_pass = final_pass
+        self.switch: Callable[[], None] = lambda: None  # of the network, when all is restored there
         self.marks: dict[str, float] = {}
         self.ready: Ready | None = None
         self.running: Running | None = None
@@ -148,6 +149,7 @@ class FrozenPart:
             # CRIU has thawed them to hold them itself, and must have frozen them again.
             if not freeze(freezer):
                 raise DumpFailed("the container does not stand still any more")
+            self.switch()
         except BaseException as failure:
             dumper.close()  # no undoing while CRIU still holds the tasks
             if limit and limit.expired:

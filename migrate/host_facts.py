@@ -23,6 +23,7 @@ import migrate
 from migrate import errors
 from migrate.criu_probe import SBIN, find_criu
 from migrate.errors import CommandFailed, DockerUnavailable
+from migrate.network_facts import NetworkFacts, network_facts
 from migrate.run import run
 from transport.errors import Failure
 
@@ -78,6 +79,7 @@ class HostFacts(msgspec.Struct, frozen=True):
     boot_id: str
     tool_version: str
     wall_clock: float  # seconds since the epoch, when the facts were taken
+    network: NetworkFacts = NetworkFacts()
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -147,8 +149,10 @@ def facts(
     kernel = os.uname()
     cpu_model, cpu_flags = parse_cpuinfo(_read(proc / "cpuinfo"))
     docker, docker_reason = None, ""
+    says = DockerSays({}, {})
     try:
-        docker = docker_facts(docker_info())
+        says = docker_info()
+        docker = docker_facts(says)
     except DockerUnavailable as error:
         docker_reason = error.message
     pycriu_reason = _import_problem("pycriu.images")
@@ -176,6 +180,7 @@ def facts(
         boot_id=_read(proc / "sys/kernel/random/boot_id").strip(),
         tool_version=migrate.__version__,
         wall_clock=time.time(),
+        network=network_facts(says.info),
     )
 
 

@@ -11,8 +11,8 @@ from migrate.switchover import MAX_DOWNTIME, MAX_ROUNDS
 @dataclass(frozen=True)
 class Options:
     """`tcp`: `established` or `close`; `max_freeze`, `max_downtime`: seconds; `memory_source`: one
-    of `outgoing.SOURCES`; `restore`: `auto`, `eager` or `lazy`; `cache`: use and keep memory for the
-    way back.
+    of `outgoing.SOURCES`; `restore`: `auto`, `eager` or `lazy`; `cache`: use and keep memory for
+    the way back; `network`: `auto`, `forward` or `none`.
     """
 
     container: str
@@ -27,3 +27,4 @@ class Options:
     memory_source: str = "auto"
     restore: str = "auto"
     cache: bool = True
+    network: str = "auto"

@@ -65,6 +65,11 @@ class Progress:
         if self.verbose and not self._quiet:
             self._line(text)
 
+    def say(self, text: str) -> None:
+        """A line about what is going to be done."""
+        if not self._quiet:
+            self._line(text)
+
     def warn(self, text: str) -> None:
         self._line(f"warning: {text}")
 

@@ -17,6 +17,7 @@ import msgspec
 import migrate.errors
 import transport.errors
 from migrate.container_spec import ContainerSpec
+from migrate.forward_record import Forward
 from migrate.host_facts import HostFacts
 from migrate.preflight import Usage
 from migrate.rootfs_items import Item
@@ -155,6 +156,40 @@ class Finish(Message):
     in its place, or after `AskOutcome` by `Done`."""
 
 
+class SetForward(Message):
+    """After `Prepared`: the destination is to be the target of this forward. Answered by `Done`."""
+
+    forward: Forward
+
+
+class HomeForward(Message):
+    """After `Prepared`: the destination is the anchor of this forward, and the container comes
+    home to it. Answered by `Done`."""
+
+    ident: str
+
+
+class EndForward(Message):
+    """Outside of a session: that forward has ended at the other host. Answered by `Done`."""
+
+    ident: str
+
+
+class FollowForward(Message):
+    """To the anchor, from a target of which the container moves on: lay `forward` beside `old`.
+    Nothing takes it yet. Answered by `Done`."""
+
+    old: str
+    forward: Forward
+
+
+class SwitchForward(Message):
+    """To the anchor: the container runs at the new target; `old` ends. Answered by `Done`."""
+
+    old: str
+    new: str
+
+
 class AskOutcome(Message):
     """After a broken link: who owns the container of that session? Answered by `Outcome`."""
 
@@ -251,6 +286,11 @@ Request = (
     | Abandon
     | Finish
     | AskOutcome
+    | SetForward
+    | HomeForward
+    | EndForward
+    | FollowForward
+    | SwitchForward
 )
 Reply = (
     Greeting

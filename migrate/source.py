@@ -20,12 +20,14 @@ from migrate.files_pass import FilesPass
 from migrate.freeze import FrozenPart
 from migrate.guard import Guard
 from migrate.host_facts import facts
-from migrate.host_setup import make_state_dirs
+from migrate.host_setup import host_id, make_state_dirs
 from migrate.image_stream import ImageSender
 from migrate.interrupts import Interrupts
 from migrate.journal import CONFIRMED, Header, Journal, restarts
 from migrate.lazy_pages import restore_lazily
 from migrate.move_options import Options
+from migrate.network_mode import Choice
+from migrate.network_move import Departure
 from migrate.outgoing import Outgoing, choose_source
 from migrate.precopy import PreCopy, expected_costs
 from migrate.progress import Progress, human
@@ -108,6 +110,14 @@ class Migration:
             self.link.channel.check = interrupts.check
             interrupts.polite()
             greeting = self.link.greet()
+            self.network = Departure(self.docker, self.session, self.options.network)
+            stack.callback(self.network.close)
+            self._explain(
+                self.network.decide(
+                    view, here, greeting.facts, here_id=host_id(), there_id=greeting.host_id,
+                    name=self.options.host, address=self.link.address,
+                )
+            )  # fmt: skip
             self.journal = self._begin_journal(view, greeting.host_id)
             self.guard = Guard.start(self.session, "source")
             self._announced = True
@@ -120,7 +130,7 @@ class Migration:
                 ),
                 Welcome, ANSWER,
             )  # fmt: skip
-            self.summary.warnings = list(welcome.warnings)
+            self.summary.warnings += welcome.warnings
             for warning in welcome.warnings:
                 self.progress.warn(warning)
             docker = greeting.facts.docker
@@ -143,6 +153,14 @@ class Migration:
 
     def _connections(self, view: SourceView) -> int:
         return open_connections(view.target.pid) if self.options.tcp == "established" else 0
+
+    def _explain(self, choice: Choice) -> None:
+        self.summary.network, self.summary.way = choice.mode, choice.reason
+        if choice.warning:
+            self.summary.warnings.append(choice.reason)
+            self.progress.warn(choice.reason)
+        else:
+            self.progress.say(choice.reason)
 
     def _begin_journal(self, view: SourceView, peer_id: str) -> Journal:
         return Journal.create(
@@ -184,6 +202,7 @@ class Migration:
         request = Prepare(descriptors=streams.links, seed=seed, lazy=self._lazy)
         prepared = call(self.link.channel, request, Prepared, ANSWER)
         self.summary.new_id = prepared.container
+        self.network.prepare(self.link.channel, self.journal)
         cached = self._ask_cache() if self.options.cache else b""
         self.journal.push(Unmount(str(self._base)))
         outgoing = Outgoing(
@@ -241,8 +260,13 @@ class Migration:
             view, self.journal, self.link.channel, outgoing, images,
             lambda: files.run(final=True), self.options.max_freeze, self.link.cut,
         )  # fmt: skip
+        self.network.ready()
+        self.frozen.switch = self.network.switch
         with self._timed("freeze"):
             self.frozen.run(before_commit=interrupts.hold)
+            if warning := self.network.committed():
+                self.summary.warnings.append(warning)
+                self.progress.warn(warning)
         self.summary.raw += files.bytes
         self.summary.add_frozen(self.frozen, images.bytes)
 

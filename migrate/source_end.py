@@ -10,6 +10,7 @@ from pathlib import Path
 from migrate.docker_host import DockerHost
 from migrate.errors import ContainerNotFound
 from migrate.journal import Journal
+from migrate.network_move import Ending
 from migrate.undo import remove_container, thaw
 
 
@@ -32,8 +33,16 @@ def kill_frozen(freezer: str) -> int:
 def end_source_copy(journal: Journal) -> None:
     """Kill the frozen copy, then remove the container, or leave it stopped when it is to be kept.
 
-    Idempotent. A restart policy is switched off first: Docker would bring the killed copy up again.
+    Its clients' connections are held over that (migrate/network_move.py). Idempotent.
     """
+    network = Ending(journal.header)
+    network.hold()
+    _end(journal)
+    network.settle()
+
+
+def _end(journal: Journal) -> None:
+    """A restart policy is switched off first: Docker would bring the killed copy up again."""
     container, keep = journal.header.container, journal.header.keep
     docker = DockerHost()
     try:

@@ -35,6 +35,7 @@ class Summary(msgspec.Struct):
     `raw`: what was to be moved, `sent`: what went over the wire for it. `memory`: of the processes.
     `rounds`: of pre-copy (migrate/switchover.py: Round, `shown`); `final`: the last round, while
     frozen: pages by what became of them, and bytes sent (migrate/page_compare.py: Tally).
+    `network`: the mode by which clients find it, `way`: that in a sentence.
     """
 
     container: str
@@ -59,6 +60,8 @@ class Summary(msgspec.Struct):
     phases: dict[str, float] = {}
     details: dict[str, float] = {}
     source_copy: str = "removed"
+    network: str = "none"
+    way: str = ""
     warnings: list[str] = []
 
     def add_frozen(self, frozen: FrozenPart, checkpoint: int) -> None:

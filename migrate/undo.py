@@ -20,12 +20,16 @@ from typing import Any
 
 import msgspec
 
-from migrate import netlock
+from migrate import forward, forward_store, netlock
+from migrate.agent_link import AgentLink
 from migrate.container_spec import RUNTIME
 from migrate.docker_host import DockerHost
 from migrate.errors import Busy, ContainerNotFound
+from migrate.protocol import Done, EndForward, call
 from migrate.run import run
 from migrate.runtime import abort
+
+ANSWER = 60.0  # seconds that another host may take
 
 
 class Thaw(msgspec.Struct, frozen=True, tag="thaw"):
@@ -108,6 +112,23 @@ class RestoreCpuLimit(msgspec.Struct, frozen=True, tag="cpu-limit"):
     content: str
 
 
+class RemoveForward(msgspec.Struct, frozen=True, tag="remove-forward"):
+    ident: str
+
+
+class LeadAway(msgspec.Struct, frozen=True, tag="lead-away"):
+    """A forward of which the container was to come home goes on to lead to its target."""
+
+    ident: str
+
+
+class EndForwardAt(msgspec.Struct, frozen=True, tag="end-forward-at"):
+    """A forward that was laid at a third host, which is called `peer` in SSH."""
+
+    peer: str
+    ident: str
+
+
 Step = (
     Thaw
     | UnlockNetwork
@@ -122,6 +143,9 @@ Step = (
     | RestoreRestartPolicy
     | EndDump
     | RestoreCpuLimit
+    | RemoveForward
+    | LeadAway
+    | EndForwardAt
 )
 
 
@@ -168,6 +192,15 @@ def undo(step: Step) -> None:
             _end_dump(pid, started)
         case RestoreCpuLimit(path, content):
             _restore_cpu_limit(Path(path), content)
+        case RemoveForward(ident):
+            forward.remove(ident)
+        case LeadAway(ident):
+            if record := forward_store.find(ident):
+                forward.lead_away(record)
+        case EndForwardAt(peer, ident):
+            with AgentLink(peer) as link:
+                link.greet()
+                call(link.channel, EndForward(ident), Done, ANSWER)
 
 
 def _restore_cpu_limit(path: Path, content: str) -> None:

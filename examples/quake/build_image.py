@@ -56,7 +56,9 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 DEFAULT_CACHE = Path.home() / ".cache" / "migrate-quake"
 
 
-def command(rcon_password: str = "migrate", bots: tuple[str, ...] = BOTS) -> list[str]:
+def command(
+    rcon_password: str = "migrate", bots: tuple[str, ...] = BOTS, clients: int = 8
+) -> list[str]:
     """The argv of the server: UDP port 27960, free for all on one map, no limit of time or frags.
 
     `rcon_password` opens the remote console to whoever knows it (an empty one closes it). No
@@ -76,7 +78,7 @@ def command(rcon_password: str = "migrate", bots: tuple[str, ...] = BOTS) -> lis
         # 0: game code as a native library, not as bytecode; Debian ships no other.
         "vm_game": "0",
         "net_port": str(PORT),
-        "sv_maxclients": "8",
+        "sv_maxclients": str(clients),
         "bot_enable": "1",
         # The image has its own small pk3: a player cannot be asked to have the same one.
         "sv_pure": "0",

@@ -12,7 +12,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +35,7 @@ NETWORK = "arena"
 SUBNET = "10.88.0.0/24"
 ADDRESS = "10.88.0.10"
 SERVER = f"{ADDRESS}:{PORT}"
+OUTSIDE = 27999  # the port on host a, where it is published
 PASSWORD = "migrate"
 MARK = "moved_by"
 """A setting that only the running server knows: made by rcon, in no file."""
@@ -59,10 +60,12 @@ class Figures(PlayerStats):
 class Player:
     """A player in the game, as a process on the lab host `player`."""
 
-    def __init__(self, host: LabHost, *options: str) -> None:
+    def __init__(self, host: LabHost, *options: str, server: str = SERVER, number: int = 0) -> None:
+        """`number`: tells players of one host apart."""
         self._host = host
+        self._pid_file = f"{PID_FILE}.{number}"
         # A pid file: nsenter forks, so its own pid is not the one that a signal must go to.
-        play = f'echo $$ > {PID_FILE}; exec python3 {SCRIPT} play {SERVER} "$@"'
+        play = f'echo $$ > {self._pid_file}; exec python3 {SCRIPT} play {server} "$@"'
         argv = ["sh", "-c", play, "play", "--json", "--timeline", "--seconds", "600", *options]
         self._process = host.popen(argv)
         assert self._process.stderr is not None
@@ -72,14 +75,21 @@ class Player:
 
     def stop(self) -> Figures:
         """Leave the game; gives the figures."""
-        self._host.sh(f"kill -TERM $(cat {PID_FILE})")
+        self._host.sh(f"kill -TERM $(cat {self._pid_file})")
         out, err = self._process.communicate(timeout=30)
         assert out, f"the player ended without a word: {err}"
         return msgspec.json.decode(out, type=Figures)
 
 
 class QuakeWorld:
-    """Hosts a and b with Docker and `migrate`, `player` with neither; the server's container."""
+    """Hosts a and b with Docker and `migrate`, `player` with neither; the server's container.
+
+    `server`: where its players reach it.
+    """
+
+    server = SERVER
+    publish: tuple[str, ...] = ()
+    clients = 8
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -91,6 +101,14 @@ class QuakeWorld:
         """The image and the network on host a alone; routes; the player's program."""
         with tempfile.TemporaryDirectory() as scratch:
             import_image(self.a, build(Path(scratch) / "quake.tar"), IMAGE)
+        self.make_network()
+        for file in (EXAMPLES / "__init__.py", *EXAMPLES.glob("quake/q3*.py")):
+            inside = Path("/opt/q3/examples", file.relative_to(EXAMPLES))
+            self.player_host.write(str(inside), file.read_text())
+        self.player_host.write("/opt/q3/examples/quake/__init__.py", "")
+
+    def make_network(self) -> None:
+        """The container's network on host a, to be reached by routes."""
         # Docker >= 28 drops what is routed straight to a container, unless told otherwise. And no
         # masquerading: the restored server speaks first, and its player would not know the sender.
         self.a.run(
@@ -101,16 +119,13 @@ class QuakeWorld:
         for host in (self.a, self.b):
             for way in ("-s", "-d"):  # Docker's policy for forwarded packets is DROP
                 host.run(["iptables", "-I", "DOCKER-USER", way, SUBNET, "-j", "ACCEPT"])
-        for file in (EXAMPLES / "__init__.py", *EXAMPLES.glob("quake/q3*.py")):
-            inside = Path("/opt/q3/examples", file.relative_to(EXAMPLES))
-            self.player_host.write(str(inside), file.read_text())
-        self.player_host.write("/opt/q3/examples/quake/__init__.py", "")
 
     def start_server(self, host: LabHost) -> None:
         """`docker run` on a host, and wait until the game has begun."""
         self.route(host)
+        game = command(rcon_password=PASSWORD, clients=self.clients)
         host.run(["docker", "run", "-d", "--name", NAME, "--network", NETWORK, "--ip", ADDRESS,
-                  IMAGE, *command(rcon_password=PASSWORD)])  # fmt: skip
+                  *self.publish, IMAGE, *game])  # fmt: skip
         self.wait_for_game()
 
     def wait_for_game(self) -> None:
@@ -142,10 +157,10 @@ class QuakeWorld:
         self._q3("rcon", PASSWORD, "sets", MARK, text, check=True)
 
     def player(self, *options: str) -> Player:
-        return Player(self.player_host, *options)
+        return Player(self.player_host, *options, server=self.server)
 
     def _q3(self, what: str, *rest: str, check: bool = False) -> Result:
-        return self.player_host.run(["python3", SCRIPT, what, SERVER, *rest], check=check)
+        return self.player_host.run(["python3", SCRIPT, what, self.server, *rest], check=check)
 
     # -- moving ----------------------------------------------------------------------------------
 
@@ -179,6 +194,24 @@ class QuakeWorld:
         if not routed:
             self.route(to)
         return out or ""
+
+
+class PublishedWorld(QuakeWorld):
+    """The same with nothing made by hand: a network as anybody makes it, and a port published on
+    host a, by which players come also while the server runs elsewhere."""
+
+    publish = ("-p", f"{OUTSIDE}:{PORT}/udp")
+    clients = 16
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab)
+        self.server = f"{self.a.address}:{OUTSIDE}"
+
+    def make_network(self) -> None:
+        self.a.run(["docker", "network", "create", "--subnet", SUBNET, NETWORK])
+
+    def route(self, via: LabHost) -> None:
+        """The tool's business."""
 
 
 def committed(source: LabHost) -> bool:
@@ -221,19 +254,25 @@ def differences(before: Status, after: Status, seen: Figures, moves: int = 1) ->
 
 
 @contextlib.contextmanager
-def quake_lab(name: str, *, keep: bool = False) -> Iterator[QuakeWorld]:
+def quake_lab(
+    name: str,
+    *,
+    keep: bool = False,
+    flavours: tuple[str, str] = ("trixie", "forky"),
+    kind: Callable[[Lab], QuakeWorld] = QuakeWorld,
+) -> Iterator[QuakeWorld]:
     """The lab with everything but the server in it. `keep`: it is not ended (unless it fails to
-    come up)."""
+    come up). `flavours`: of hosts a and b."""
     lab = Lab.up(
         name,
         [
-            HostSpec("a", "trixie"),
-            HostSpec("b", "forky"),
+            HostSpec("a", flavours[0]),
+            HostSpec("b", flavours[1]),
             HostSpec("player", "trixie", docker=False, tool=False),
         ],
     )
     try:
-        made = QuakeWorld(lab)
+        made = kind(lab)
         made.prepare()
         yield made
     finally:

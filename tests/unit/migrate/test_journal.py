@@ -21,8 +21,11 @@ from migrate.errors import Busy
 from migrate.journal import Header, Journal, find, read_all, restarts
 from migrate.undo import (
     EndDump,
+    EndForwardAt,
     EndPending,
+    LeadAway,
     RemoveContainer,
+    RemoveForward,
     RemoveImage,
     RemoveNetwork,
     RemoveTree,
@@ -50,6 +53,9 @@ STEPS: tuple[Step, ...] = (
     RestoreRestartPolicy("c" * 64, {"Name": "on-failure", "MaximumRetryCount": 3}),
     EndDump(18, 4712),
     RestoreCpuLimit("/sys/fs/cgroup/x/cpu.max", "max 100000"),
+    RemoveForward("0123456789abcdef"),
+    LeadAway("0123456789abcdef"),
+    EndForwardAt("hosta", "0123456789abcdef"),
 )
 
 

@@ -1,0 +1,78 @@
+"""The records of this host's forwards on disk, for root only: one file of JSON each."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from migrate.config_file import replace
+from migrate.errors import ConfigBroken
+from migrate.forward_record import Forward
+
+DIRECTORY = Path("/var/lib/migrate/forwards")
+
+
+def _path(ident: str, directory: Path) -> Path:
+    return directory / f"{ident}.json"
+
+
+def read_all(directory: Path | None = None) -> list[Forward]:
+    """All records, oldest slot first. Raises ConfigBroken for one that cannot be read."""
+    found = [_read(path) for path in sorted((directory or DIRECTORY).glob("*.json"))]
+    return sorted(found, key=lambda forward: forward.slot)
+
+
+def find(ident: str, directory: Path | None = None) -> Forward | None:
+    """The record with that id."""
+    path = _path(ident, directory or DIRECTORY)
+    return _read(path) if path.exists() else None
+
+
+def write(forward: Forward, directory: Path | None = None) -> None:
+    """Write a record, atomically and to the disk."""
+    where = directory or DIRECTORY
+    where.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = _path(forward.id, where)
+    path.touch(mode=0o600)
+    replace(path, msgspec.json.encode(forward).decode() + "\n", like=path)
+
+
+def claim(forward: Forward, directory: Path | None = None) -> Forward:
+    """Write a new record with a slot that no other forward of this host has."""
+    where = directory or DIRECTORY
+    where.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _locked(where):
+        taken = {other.slot for other in read_all(where) if other.id != forward.id}
+        slot = next(number for number in range(len(taken) + 1) if number not in taken)
+        claimed = msgspec.structs.replace(forward, slot=slot)
+        write(claimed, where)
+    return claimed
+
+
+def delete(ident: str, directory: Path | None = None) -> None:
+    _path(ident, directory or DIRECTORY).unlink(missing_ok=True)
+
+
+def _read(path: Path) -> Forward:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Forward)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise ConfigBroken(
+            f"{path} cannot be read: {problem}",
+            "remove it; `nft list tables` shows whether its rules are left",
+        ) from problem
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,77 @@
+"""The destination's part in the network of a container that comes here."""
+
+from __future__ import annotations
+
+import msgspec
+
+from migrate import conntrack, forward, forward_store
+from migrate.conntrack import Entry
+from migrate.docker_host import DockerHost
+from migrate.errors import PlacementFailed
+from migrate.forward_record import ANCHOR, MARK, TARGET, Forward, bridge_name
+from migrate.journal import Journal
+from migrate.undo import LeadAway, RemoveForward
+from transport.errors import StreamCorrupt
+
+
+class Arrival:
+    """One container's way in, in the order of the methods; without a forward they do nothing."""
+
+    def __init__(self, docker: DockerHost, journal: Journal, container: str) -> None:
+        self._docker = docker
+        self._journal = journal
+        self._container = container
+        self._home: Forward | None = None
+        self._switch: forward.Switch | None = None
+        self._entries: list[Entry] = []
+
+    def set_forward(self, record: Forward) -> None:
+        """This host is to be the target: what comes from the anchor goes in, answers go back."""
+        if record.role != TARGET or record.id != self._journal.header.session:
+            raise StreamCorrupt("not the record of this session's target")
+        inspected = self._docker.inspect_network(record.network)
+        self._journal.push(RemoveForward(record.id))
+        laid = forward_store.claim(
+            msgspec.structs.replace(
+                record, bridge=bridge_name(inspected), container=self._container
+            )
+        )
+        if conntrack.present():
+            conntrack.forget(laid.address)
+        forward.forget_neighbour(laid)
+        forward.lay(laid)
+
+    def come_home(self, ident: str) -> None:
+        """The container comes back to this host, which has received for it meanwhile."""
+        record = forward_store.find(ident)
+        if record is None or record.role != ANCHOR:
+            raise PlacementFailed(
+                f"the destination knows of no forward {ident}",
+                "`migrate forward list` there shows those it has",
+            )
+        self._journal.push(LeadAway(ident))
+        self._home = record
+        forward.forget_neighbour(record)
+        # Docker flushes the address's connections when it plugs the container in.
+        self._entries = forward.adopt(record)
+        self._switch = forward.Switch(record, away=False)
+
+    def commit(self) -> None:
+        """The tasks are told to run: packets go to them here."""
+        if self._switch:
+            self._switch.do()
+
+    def settle(self) -> None:
+        """It runs, for good: a boot must not lead its packets away again."""
+        if self._home:
+            forward.end(self._home)
+            conntrack.load(self._entries, self._home.address, MARK)
+
+    def finish(self) -> None:
+        """The source's copy is gone: no packet takes the detour any more."""
+        if self._home:
+            forward.remove(self._home.id)
+
+    def close(self) -> None:
+        if self._switch:
+            self._switch.close()

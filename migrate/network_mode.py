@@ -1,0 +1,161 @@
+"""Which way a moved container's clients go to it, and why. Pure, and explains itself.
+
+`forward`: the host that clients know goes on to receive, and passes on. `home`: the container comes
+back to that host, and its detour ends. `follow`: it moves on to a third host, and the one that
+clients know passes on to that, without a detour by this host. `none`: nothing is done.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from migrate.container_spec import ContainerSpec
+from migrate.errors import Unsupported
+from migrate.forward_record import (
+    ANCHOR,
+    TARGET,
+    Forward,
+    Path,
+    address_towards,
+    paths,
+    published,
+    way_endpoint,
+)
+from migrate.network_facts import NetworkFacts
+from migrate.networks import NetworkSpec
+
+AUTO, FORWARD, NONE, HOME, FOLLOW = "auto", "forward", "none", "home", "follow"
+WANTED = (AUTO, FORWARD, NONE)
+
+
+class Ends(msgspec.Struct, frozen=True):
+    """Both hosts: their addresses for each other ('' when not known), names and facts."""
+
+    here: NetworkFacts
+    there: NetworkFacts
+    here_ip: str
+    there_ip: str
+    here_id: str
+    there_id: str
+    there_name: str
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """What is to be done. `reason`: one sentence. `warning`: the user may have wanted more.
+
+    `anchor`, `target`: the two records of a new forward; `ends`: id of one that ends by this move.
+    """
+
+    mode: str
+    reason: str
+    warning: bool = False
+    anchor: Forward | None = None
+    target: Forward | None = None
+    ends: str = ""
+
+
+def choose(
+    wanted: str,
+    session: str,
+    spec: ContainerSpec,
+    ends: Ends,
+    known: Forward | None,
+    anchor: NetworkFacts | None = None,
+) -> Choice:
+    """Decide. `wanted`: one of WANTED; `known`: the record here of the forward to this container;
+    `anchor`: of the host that it comes from, when that is neither of the two.
+
+    Raises Unsupported when `forward` was asked for and cannot be.
+    """
+    if wanted == NONE:
+        return Choice(NONE, "--network-mode none: who connects to it is left to you")
+    if known and known.role == TARGET and known.peer_id == ends.there_id:
+        return Choice(
+            HOME,
+            f"home to {ends.there_name}, whose address clients know: the detour by this host ends",
+            ends=known.id,
+        )
+    if known and known.role == TARGET and anchor:
+        return _follow(session, ends, known, anchor)
+    ports = published(spec)
+    if not ports and wanted == AUTO:
+        return Choice(NONE, "it has no published ports, so no clients of this host's address")
+    obstacle = _obstacle(spec, ends)
+    endpoint = way_endpoint(spec)
+    ways = paths(session, ends.here, ends.there, ends.here_ip, ends.there_ip)
+    if not obstacle and not ways:
+        obstacle = (
+            f"the hosts do not see each other's addresses ({ends.here_ip or '?'}, "
+            f"{ends.there_ip or '?'}): a jump host or address translation is between them"
+        )
+    if obstacle or not ways or not endpoint:
+        if wanted == FORWARD:
+            raise Unsupported(f"--network-mode forward: {obstacle}", "")
+        return Choice(NONE, f"clients of this host's ports lose it: {obstacle}", warning=True)
+    network = next(network for network in spec.networks if network.name == endpoint.network)
+    mine = Forward(
+        id=session, role=ANCHOR, name=spec.name, address=endpoint.ipv4,
+        network=network.name, subnet=_subnet(network), ports=ports, path=ways[0],
+        peer=ends.there_name, peer_id=ends.there_id,
+    )  # fmt: skip
+    theirs = msgspec.structs.replace(
+        mine, role=TARGET, path=ways[1], peer=ends.here_ip, peer_id=ends.here_id
+    )
+    return Choice(FORWARD, _explain(ports, ways[0], ends), anchor=mine, target=theirs)
+
+
+def _follow(session: str, ends: Ends, known: Forward, facts: NetworkFacts) -> Choice:
+    anchor_ip = address_towards(facts, ends.there_ip, known.path.there)
+    ways = paths(session, facts, ends.there, anchor_ip, ends.there_ip)
+    if ends.there.nftables_docker:
+        raise Unsupported("Docker there keeps its rules in nftables, which has no place for ours")
+    if ways is None:
+        raise Unsupported(
+            f"clients come by {known.peer}, which cannot reach {ends.there_name}: {ends.there_ip} "
+            "is no address of it",
+            "move it home first, or give --network-mode none, which ends the forward",
+        )
+    mine = msgspec.structs.replace(
+        known, id=session, role=ANCHOR, path=ways[0], peer=ends.there_ip,
+        peer_id=ends.there_id, bridge="", container="", successor="", slot=0,
+    )  # fmt: skip
+    theirs = msgspec.structs.replace(
+        mine, role=TARGET, path=ways[1], peer=anchor_ip, peer_id=known.peer_id
+    )
+    return Choice(
+        FOLLOW,
+        f"forward: {known.peer} goes on to receive for it, and passes on to {ends.there_name} "
+        "instead of this host",
+        anchor=mine, target=theirs, ends=known.id,
+    )  # fmt: skip
+
+
+def _obstacle(spec: ContainerSpec, ends: Ends) -> str:
+    """Why a forward cannot be, '' when it can."""
+    endpoint = way_endpoint(spec)
+    if endpoint is None:
+        return "it is in no network that leads outside"
+    if not endpoint.ipv4:
+        return (
+            f"it is in Docker's network `{endpoint.network}`, where it cannot keep its address "
+            "(docker network create makes one in which it can)"
+        )
+    for where, facts in (("here", ends.here), ("there", ends.there)):
+        if facts.nftables_docker:
+            return f"Docker {where} keeps its rules in nftables, which has no place for ours"
+    return ""
+
+
+def _subnet(network: NetworkSpec) -> str:
+    return next(entry.subnet for entry in network.subnets if ":" not in entry.subnet)
+
+
+def _explain(ports: tuple[object, ...], path: Path, ends: Ends) -> str:
+    how = "directly" if path.kind == "direct" else "through a tunnel (vxlan, not encrypted)"
+    what = "its published port" if len(ports) == 1 else f"its {len(ports)} published ports"
+    if not ports:
+        what = "its connections"
+    return (
+        f"forward: this host goes on to receive for {what} and passes it on to "
+        f"{ends.there_name} {how}; clients keep their connections while this host is up"
+    )

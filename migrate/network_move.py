@@ -1,0 +1,213 @@
+"""The source's part in its container's network: what clients find, before and after the move."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack, suppress
+from typing import Protocol
+
+import msgspec
+
+from migrate import forward, forward_store
+from migrate.agent_link import AgentLink
+from migrate.conntrack import Entry
+from migrate.docker_host import DockerHost
+from migrate.errors import CommandFailed, Unsupported
+from migrate.forward_record import ANCHOR, TARGET, Forward, bridge_name
+from migrate.journal import Header, Journal
+from migrate.network_facts import NetworkFacts
+from migrate.network_mode import FOLLOW, HOME, NONE, Choice, Ends, choose
+from migrate.protocol import (
+    Done,
+    EndForward,
+    FollowForward,
+    HomeForward,
+    SetForward,
+    SwitchForward,
+    call,
+)
+from migrate.run import run
+from migrate.source_view import SourceView
+from migrate.undo import EndForwardAt, RemoveForward
+from transport.channel import Channel
+from transport.errors import Failure
+
+ANSWER = 60.0
+
+
+class Peer(Protocol):
+    """What must be known of the other host."""
+
+    @property
+    def network(self) -> NetworkFacts: ...
+
+
+class Departure:
+    """One container's way out, in the order of the methods. `choice` says what was decided."""
+
+    def __init__(self, docker: DockerHost, session: str, wanted: str) -> None:
+        self._docker = docker
+        self._session = session
+        self._wanted = wanted
+        self._record: Forward | None = None
+        self._switch: forward.Switch | None = None
+        self._known: Forward | None = None
+        self._third = ExitStack()
+        self._third_host: AgentLink | None = None
+        self.choice = Choice("none", "nothing was decided yet")
+
+    def decide(
+        self, view: SourceView, here: Peer, there: Peer, *,
+        here_id: str, there_id: str, name: str, address: str | None,
+    ) -> Choice:  # fmt: skip
+        """Say which way it is to be; changes nothing. `address`: what SSH has reached there."""
+        ends = Ends(
+            here=here.network, there=there.network, here_ip=_source_of(address),
+            there_ip=address or "", here_id=here_id, there_id=there_id, there_name=name,
+        )  # fmt: skip
+        self._known = forward_to(view.spec.source_id)
+        self.choice = choose(
+            self._wanted, self._session, view.spec, ends, self._known, self._anchor(there_id)
+        )
+        return self.choice
+
+    def _anchor(self, there_id: str) -> NetworkFacts | None:
+        """The facts of the anchor, when it is a third host: a connection to it stays open."""
+        known = self._known
+        if not known or known.peer_id == there_id or self._wanted == NONE:
+            return None
+        try:
+            self._third_host = self._third.enter_context(AgentLink(known.peer))
+            greeting = self._third_host.greet()
+            if greeting.host_id != known.peer_id:
+                raise Unsupported(f"{known.peer} is another host now")
+        except Failure as failure:
+            raise Unsupported(
+                f"clients come by {known.peer}, which cannot be told of the new way: "
+                f"{failure.message}",
+                "let this host log in there, or give --network-mode none, which ends the forward",
+            ) from failure
+        return greeting.facts.network
+
+    def prepare(self, channel: Channel, journal: Journal) -> None:
+        """Lay the way on both sides; packets do not take it yet."""
+        choice = self.choice
+        if choice.mode == HOME:
+            call(channel, HomeForward(choice.ends), Done, ANSWER)
+        if not choice.anchor or not choice.target:
+            return
+        call(channel, SetForward(choice.target), Done, ANSWER)
+        if choice.mode == FOLLOW:
+            assert self._known
+            assert self._third_host
+            journal.push(EndForwardAt(self._known.peer, self._session))
+            follow = FollowForward(choice.ends, choice.anchor)
+            call(self._third_host.channel, follow, Done, ANSWER)
+            self._known = msgspec.structs.replace(self._known, successor=self._session)
+            forward_store.write(self._known)
+            return
+        journal.push(RemoveForward(self._session))
+        self._drop_stale(choice.anchor)
+        bridge = bridge_name(self._docker.inspect_network(choice.anchor.network))
+        self._record = forward_store.claim(msgspec.structs.replace(choice.anchor, bridge=bridge))
+        forward.lay(self._record, adopting=True)
+
+    def _drop_stale(self, record: Forward) -> None:
+        """One of an earlier move of this container, which it has come home from since."""
+        for other in forward_store.read_all():
+            if (other.role, other.network, other.address) == (ANCHOR, record.network,
+                                                              record.address):  # fmt: skip
+                forward.remove(other.id)
+
+    def ready(self) -> None:
+        """The freeze begins: be ready to switch in a millisecond."""
+        if self._record:
+            self._switch = forward.Switch(self._record, away=True)
+
+    def switch(self) -> None:
+        """All sockets are there, held: from now on packets go to the destination."""
+        if self._switch:
+            self._switch.do()
+
+    def committed(self) -> str:
+        """It runs there. Gives a warning, or ''."""
+        if self.choice.mode == NONE and self._known:
+            return end_both(self._known)
+        if self.choice.mode != FOLLOW or not self._known or not self._third_host:
+            return ""
+        switch = SwitchForward(self._known.id, self._session)
+        try:
+            call(self._third_host.channel, switch, Done, ANSWER)
+        except Failure as failure:
+            return f"{self._known.peer} still leads its clients here: {failure.message}"
+        forward.remove(self._known.id)
+        return ""
+
+    def close(self) -> None:
+        if self._switch:
+            self._switch.close()
+        self._third.close()
+
+
+class Ending:
+    """The container's end on the host that it has left: Docker takes its rules away, and flushes
+    the connections. What must be held is held by a record here, found by session or container."""
+
+    def __init__(self, header: Header) -> None:
+        found = forward_store.find(header.session)
+        self._anchor = found if found and found.role == ANCHOR else None
+        self._target = forward_to(header.container)
+        self._entries: list[Entry] = []
+
+    def hold(self) -> None:
+        """Before the copy here is killed."""
+        if self._anchor:
+            forward.lead_away(self._anchor)  # done already, unless a crash came between
+            self._entries = forward.hold(self._anchor)
+        if self._target:  # before its end is noticed (migrate/forward_end.py): it only moves on
+            if self._target.successor:
+                _switch_over(self._target)
+            forward.remove(self._target.id)
+
+    def settle(self) -> None:
+        """The copy is gone."""
+        if self._anchor:
+            forward.settle(self._anchor, self._entries)
+
+
+def end_both(record: Forward) -> str:
+    """End a forward here and at the other host; gives a warning, or ''."""
+    forward.remove(record.id)
+    try:
+        with AgentLink(record.peer) as link:
+            if link.greet().host_id == record.peer_id:
+                call(link.channel, EndForward(record.id), Done, ANSWER)
+                return ""
+            problem = f"{record.peer} is another host now"
+    except Failure as failure:
+        problem = failure.message
+    return f"{record.peer} could not be told: {problem}; `migrate forward remove` there does it"
+
+
+def _switch_over(record: Forward) -> None:
+    """What `Departure.committed` could not do, since the process died, or the anchor is gone."""
+    with suppress(Failure), AgentLink(record.peer) as link:
+        link.greet()
+        call(link.channel, SwitchForward(record.id, record.successor), Done, ANSWER)
+
+
+def forward_to(container: str) -> Forward | None:
+    """The record of the forward that ends in a container of this host (by its id)."""
+    return next(
+        (f for f in forward_store.read_all() if f.role == TARGET and f.container == container), None
+    )
+
+
+def _source_of(address: str | None) -> str:
+    """The address of this host that the other one sees; '' when there is no way there."""
+    if not address:
+        return ""
+    with suppress(CommandFailed, ValueError, LookupError):
+        found = json.loads(run(["ip", "-j", "-4", "route", "get", address], timeout=10).stdout)
+        return str(found[0]["prefsrc"])
+    return ""

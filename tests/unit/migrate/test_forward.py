@@ -1,0 +1,144 @@
+"""migrate.forward: laid, switched and removed for real, in a network namespace of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[3]
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0 or not all(map(shutil.which, ("nft", "ip", "iptables", "unshare"))),
+    reason="needs root, nft, ip and iptables",
+)
+
+HEAD = """
+import pathlib, subprocess, sys
+from migrate import forward, forward_store
+from migrate.errors import CommandFailed
+from tests.unit.migrate import forwards
+top = pathlib.Path(sys.argv[1])
+forward_store.DIRECTORY = top / "forwards"
+forward.WATCHED = top / "watched"
+def sh(text):
+    return subprocess.run(["sh", "-c", text], capture_output=True, text=True).stdout
+sh("ip link set lo up; ip link add eth0 type veth peer name far; ip link set far up;"
+   "ip addr add 10.77.0.11/24 dev eth0; ip link set eth0 up;"
+   "iptables -N DOCKER-USER; iptables -A FORWARD -j DOCKER-USER")
+def state():
+    return sh("nft list tables | grep migrate_; iptables -S | grep migrate:; ip rule | grep 77;"
+              "iptables -t raw -S | grep migrate:; ip route show table 77000; ip link | grep mgf")
+"""
+
+
+def inside(tmp_path: Path, script: str) -> None:
+    """Run Python in a network namespace with a host's usual things in it."""
+    done = subprocess.run(
+        ["unshare", "-n", sys.executable, "-c", HEAD + script, str(tmp_path)],
+        capture_output=True, text=True, timeout=60, check=False, cwd=REPO,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_root
+@pytest.mark.parametrize("record", ["forward()", "TUNNELLED", "TARGETED"])
+def test_laid_twice_is_laid_once_and_removed_is_gone(tmp_path: Path, record: str) -> None:
+    inside(
+        tmp_path,
+        f"record = forward_store.claim(forwards.{record})"
+        """
+forward.lay(record)
+once = state()
+assert forward.laid(record) and "migrate_" in once and "DOCKER-USER" in once, once
+assert "10.77.0.12" in once or "169.254" in once
+forward.lay(record)
+assert state() == once, (state(), once)
+forward.remove(record.id)
+assert state() == "", state()
+assert forward_store.read_all() == [] and not forward.laid(record)
+forward.remove(record.id)
+""",
+    )
+
+
+@needs_root
+def test_the_switch_is_one_rule_there_and_back(tmp_path: Path) -> None:
+    inside(
+        tmp_path,
+        """
+record = forward_store.claim(forwards.forward())
+forward.lay(record, adopting=True)
+where = lambda: sh("ip route get 10.99.0.10 mark 0x10000000")
+sh("ip route add default via 10.77.0.1")
+assert "10.77.0.1 " in where()
+switch = forward.Switch(record, away=True)
+assert "10.77.0.1 " in where()
+switch.do()
+assert "10.77.0.12" in where(), where()
+assert "10.77.0.12" not in sh("ip route get 10.99.0.10")  # only what is marked
+forward.lead_away(record)
+assert sh("ip rule").count("7700:") == 1
+given_up = forward.Switch(record, away=False)
+given_up.close()
+home = forward.Switch(record, away=False)
+home.do()
+home.do()
+assert "10.77.0.1 " in where()
+""",
+    )
+
+
+@needs_root
+def test_after_a_boot_all_that_were_in_force_are_laid_again(tmp_path: Path) -> None:
+    inside(
+        tmp_path,
+        """
+import msgspec
+away = forward_store.claim(msgspec.structs.replace(forwards.forward(), away=True))
+target = forward_store.claim(msgspec.structs.replace(forwards.TARGETED, id="b" * 16))
+assert forward.apply_all() == []
+rules = sh("ip rule")
+assert "7700:" in rules and "7701:" in rules, rules
+assert [path.name for path in forward.WATCHED.iterdir()] == ["d" * 64]
+forward.end(away)
+assert "7700:" not in sh("ip rule")
+assert not forward_store.find(away.id).away
+sh("ip link del eth0")
+assert len(forward.apply_all()) == 2  # no device to go out by
+""",
+    )
+
+
+@needs_root
+def test_without_dockers_chain_the_rules_are_in_forward(tmp_path: Path) -> None:
+    inside(
+        tmp_path,
+        """
+sh("iptables -F; iptables -X DOCKER-USER")
+record = forward_store.claim(forwards.forward())
+forward.lay(record)
+assert sh("iptables -S FORWARD").count("migrate:") == 2
+forward.remove(record.id)
+assert "migrate:" not in sh("iptables -S")
+""",
+    )
+
+
+@needs_root
+def test_a_strict_reverse_path_check_is_loosened_only_where_it_must(tmp_path: Path) -> None:
+    inside(
+        tmp_path,
+        """
+conf = "/proc/sys/net/ipv4/conf/"
+record = forward_store.claim(forwards.forward())
+for all_, own, expected in (("0", "0", "0"), ("1", "0", "2"), ("0", "1", "2"), ("2", "1", "1")):
+    for name, value in (("all", all_), ("eth0", own)):
+        open(f"{conf}{name}/rp_filter", "w").write(value)
+    forward.lay(record)
+    assert open(conf + "eth0/rp_filter").read().strip() == expected, (all_, own)
+""",
+    )

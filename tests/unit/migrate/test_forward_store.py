@@ -1,0 +1,39 @@
+"""migrate.forward_store: records come back as they were, and no two have one slot."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from migrate import forward_store
+from migrate.errors import ConfigBroken
+from tests.unit.migrate.forwards import TARGETED, TUNNELLED, forward
+
+
+def test_a_record_comes_back_and_is_for_root_alone(tmp_path: Path) -> None:
+    top = tmp_path / "forwards"
+    for record in (TUNNELLED, msgspec.structs.replace(TARGETED, id="b" * 16)):
+        forward_store.write(record, top)
+        assert forward_store.find(record.id, top) == record
+    assert stat.S_IMODE(top.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in top.iterdir()} == {0o600}
+    assert forward_store.find("nothing", top) is None
+
+
+def test_each_has_a_slot_of_its_own_and_a_free_one_is_taken_again(tmp_path: Path) -> None:
+    slots = [forward_store.claim(forward(id=c * 16), tmp_path).slot for c in "abc"]
+    assert slots == [0, 1, 2]
+    forward_store.delete("b" * 16, tmp_path)
+    assert forward_store.claim(forward(id="d" * 16), tmp_path).slot == 1
+    # Claimed again, after a crash: it keeps its own.
+    assert forward_store.claim(forward(id="d" * 16), tmp_path).slot == 1
+    assert [record.slot for record in forward_store.read_all(tmp_path)] == [0, 1, 2]
+
+
+def test_a_broken_record_is_said(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_bytes(b"\xff{")
+    with pytest.raises(ConfigBroken, match=r"x\.json"):
+        forward_store.read_all(tmp_path)
