@@ -116,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("file", metavar="FILE", help="what it has printed; `-`: standard input")
     report.add_argument(
         "--output", metavar="PICTURE", help="OUT.svg or OUT.html; default: beside FILE, an .svg"
+    )
     forward = verb("forward", "What this host receives for containers that have moved away.")
     forward.add_argument(
         "action", choices=["list", "remove", "apply"], help="apply: lay all again, after a boot"
