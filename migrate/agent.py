@@ -44,11 +44,13 @@ from migrate.protocol import (
     Restore,
     RootfsPass,
     SmallFiles,
+    Survey,
     decode_request,
     from_failure,
     send,
 )
 from migrate.recover import forget, outcome
+from migrate.survey import survey
 from transport.channel import Channel
 from transport.errors import ConnectionLost, Failure, StreamCorrupt
 from transport.frames import Frame
@@ -154,6 +156,8 @@ class Agent:
                 elif self.destination.begun:
                     self.destination.finish()
                     self._dismiss_guard()
+            case Survey():
+                reply = survey()
             case AskOutcome():
                 answer = outcome(message.session)
                 self.asked = message.session if answer.owner == "destination" else ""

@@ -39,6 +39,12 @@ class InterruptibleChannel(Channel):
         self.check()
         super().send(kind, payload, stream, compress)
 
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(SLICE, left))
+
     def receive(self, timeout: float | None = None) -> Frame:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:

@@ -18,6 +18,7 @@ import migrate.errors
 import transport.errors
 from migrate.container_spec import ContainerSpec
 from migrate.host_facts import HostFacts
+from migrate.placement import DestinationView
 from migrate.preflight import Usage
 from migrate.rootfs_items import Item
 from transport.channel import Channel
@@ -127,6 +128,10 @@ class Finish(Message):
     """The source has stopped its copy; forget the session. Answered by `Done`."""
 
 
+class Survey(Message):
+    """What could this host take in? Changes nothing. Answered by `Offer`."""
+
+
 class AskOutcome(Message):
     """After a broken link: who owns the container of that session? Answered by `Outcome`."""
 
@@ -143,6 +148,24 @@ class Greeting(Message):
     version: str
     facts: HostFacts
     host_id: str = ""
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """A port that a program of the host itself has. `protocol`: `tcp` or `udp`."""
+
+    protocol: str
+    address: str
+    port: int
+
+
+class Offer(Message):
+    """What there is at a host beside its facts, which `Greeting` has. `load`: of the last minute;
+    `probe`: why CRIU cannot restore there, "" when it can."""
+
+    view: DestinationView
+    listening: tuple[Listener, ...]
+    load: float
+    probe: str = ""
 
 
 class Welcome(Message):
@@ -206,8 +229,9 @@ Request = (
     | Abandon
     | Finish
     | AskOutcome
+    | Survey
 )
-Reply = Greeting | Welcome | Prepared | Done | Ready | Running | Outcome | Failed
+Reply = Greeting | Offer | Welcome | Prepared | Done | Ready | Running | Outcome | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _requests = msgspec.msgpack.Decoder(Request)
