@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.lab.tree import CACHE, locked, tree
 
 REPO = Path(__file__).resolve().parents[2]
+KEPT = 8  # layers of a flavour, of some MB each
 SHIPPED = ("migrate", "transport", "bin", "pyproject.toml", "install.sh", "README.md", "LICENSE")
 
 
@@ -33,10 +34,16 @@ def layer(flavour: str) -> Path:
     target = CACHE / f"tool-{flavour}-{base.name}-{source_digest()}"
     with locked(CACHE / f".tool-{flavour}.lock"):
         if not target.exists():
-            for old in CACHE.glob(f"tool-{flavour}-*"):
-                shutil.rmtree(old, ignore_errors=True)
+            _forget_old(flavour)
             _install(base, target)
     return target
+
+
+def _forget_old(flavour: str) -> None:
+    """Remove layers but the newest: a lab of another checkout may still stand on them."""
+    layers = sorted(CACHE.glob(f"tool-{flavour}-*"), key=lambda path: path.stat().st_ctime)
+    for old in layers[: -KEPT + 1]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def wheel(into: Path) -> Path:
