@@ -8,6 +8,7 @@ import sys
 
 from migrate import failure_logs
 from migrate.progress import Progress
+from migrate.progress_json import JsonProgress
 from migrate.recover_remote import recover_all
 from migrate.source import Migration, Options
 
@@ -15,9 +16,11 @@ from migrate.source import Migration, Options
 def move(given: argparse.Namespace) -> int:
     """Move one container; says the summary on stdout."""
     progress = Progress(quiet=given.json, verbose=given.verbose)
+    if given.progress_json:
+        progress = JsonProgress(verbose=given.verbose)
     options = Options(
         container=given.container, host=given.host, tcp=given.tcp, keep=given.keep,
-        force=given.force, max_freeze=given.max_freeze,
+        force=given.force, max_freeze=given.max_freeze, bwlimit=given.bwlimit,
     )  # fmt: skip
     try:
         summary = Migration(options, progress).run()

@@ -96,9 +96,8 @@ class Planner:
             if placed:
                 moves.update((move.name, move) for move in placed)
             else:
-                stays += [
-                    Stay(one.name, _nowhere(refused), "NoHost", refused=refused) for one in group
-                ]
+                why = _nowhere(refused)
+                stays += [Stay(one.name, why, "PlacementFailed", refused=refused) for one in group]
         return Plan(
             tuple(in_order(moves.values())), tuple(sorted(stays, key=lambda stay: stay.name))
         )
@@ -148,8 +147,8 @@ class Planner:
         for one in rest:
             try:
                 new = take_in(one, new, fit(self._source, one, new).placement)
-            except Failure:  # it was placed with less room than this
-                raise AssertionError(f"{one.name} fitted before") from None
+            except Failure:  # it fitted with less room than this; if not, nothing is given back
+                return
         self._hosts[host] = new
 
     def _groups(self) -> list[list[Candidate]]:

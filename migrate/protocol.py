@@ -31,6 +31,7 @@ MESSAGE = 1  # one of the messages below, msgpack
 IMAGE_PIECE = 2  # a piece of `docker save`; an empty one ends it
 FILE_PIECE = 3  # a piece of the checkpoint file that `OpenFile` announced, stream = its number
 ROOTFS_ITEMS = 4  # a batch of rootfs items, msgpack
+REPORT = 255  # the last one of a source that was started by its destination, JSON
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")  # of a file in the image directory
 SESSION = re.compile(r"[a-z0-9]{8,32}")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from migrate import failure_logs
-from migrate.agent_link import AgentLink
+from migrate.agent_link import CALLER, AgentLink
 from migrate.criu import LOG, Dumper, descriptors
 from migrate.criu_log import interesting_lines
 from migrate.docker_host import DockerHost
@@ -48,6 +48,7 @@ from migrate.source_end import end_source_copy
 from migrate.source_view import SourceView, check_here, look, open_connections
 from migrate.summary import Summary
 from migrate.undo import RestoreRestartPolicy, Unmount
+from transport.bucket import Bucket, RateLimit
 from transport.errors import ConnectionLost, Failure
 
 RUN = Path("/run/migrate")
@@ -63,7 +64,10 @@ SETTLED = 180.0
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for. `tcp`: `established` or `close`; `max_freeze`: seconds."""
+    """What the user asked for. `tcp`: `established` or `close`; `max_freeze`: seconds.
+
+    `bwlimit` holds for all but the freeze, of which the bytes are made up for by whoever shares it.
+    """
 
     container: str
     host: str
@@ -71,19 +75,24 @@ class Options:
     keep: bool = False
     force: bool = False
     max_freeze: float = MAX_FREEZE
+    bwlimit: RateLimit | None = None
 
 
 class Migration:
     """One migration from this host. `run` does it and gives the figures."""
 
-    def __init__(self, options: Options, progress: Progress) -> None:
+    def __init__(
+        self, options: Options, progress: Progress, link_to: Callable[[str], AgentLink] = AgentLink
+    ) -> None:
         self.options = options
+        self._link_to = link_to
         self.progress = progress
         self.session = secrets.token_hex(8)
         self.docker = DockerHost()
         self.summary = Summary(
-            options.container, source=socket.gethostname(), destination=options.host
-        )
+            options.container, source=socket.gethostname(),
+            destination=options.host.removeprefix(CALLER),
+        )  # fmt: skip
         self.summary.session = self.session
         self.journal: Journal | None = None
         self.guard: Guard | None = None
@@ -112,7 +121,9 @@ class Migration:
             here = facts()
             check_here(here, view, self.options.tcp)
             self.summary.container = view.spec.name
-            self.link = stack.enter_context(AgentLink(self.options.host))
+            self.link = stack.enter_context(self._link_to(self.options.host))
+            if self.options.bwlimit:
+                self.link.channel.limit = Bucket(self.options.bwlimit)
             self.link.channel.check = interrupts.check
             interrupts.polite()
             greeting = self.link.greet()
@@ -260,6 +271,7 @@ class Migration:
             view, self.journal, self.link.channel, dumper, images,
             lambda: self._pass(sender, final=True), self.options.max_freeze, self.link.cut,
         )  # fmt: skip
+        self.link.channel.hurry = True
         with self._timed("freeze"):
             self.frozen.run(before_commit=interrupts.hold)
         self.summary.raw += images.bytes

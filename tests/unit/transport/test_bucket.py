@@ -71,7 +71,7 @@ def test_limits_are_read(text: str, limit: RateLimit) -> None:
     "text", ["", "M", "-5M", "20X", "20M@", "20M@run/x", "1e9", "nan", "10", f"{LEAST - 1}"]
 )
 def test_what_is_no_limit_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="RATE|less"):
+    with pytest.raises(ValueError, match=r"RATE|less"):
         parse_limit(text)
 
 
