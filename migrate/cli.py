@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="migrate", usage=USAGE, description=None, add_help=True, allow_abbrev=False
     )
-    verbs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    verbs = top.add_subparsers(dest="command", required=True, metavar="COMMAND", prog="migrate")
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
         made = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)

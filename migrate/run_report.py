@@ -34,6 +34,7 @@ class Line(msgspec.Struct):
     downtime: float = 0.0
     total: float = 0.0
     sent: int = 0
+    phases: dict[str, float] = {}
     warnings: list[str] = []
     refused: dict[str, str] = {}
 
@@ -128,6 +129,7 @@ def of_job(job: Job) -> Line:
         downtime=float(summary.get("downtime") or 0.0),
         total=float(summary.get("total") or 0.0),
         sent=int(summary.get("sent") or 0),
+        phases=dict(summary.get("phases") or {}),
         warnings=[str(one) for one in summary.get("warnings") or ()],
         refused=dict(job.move.refused),
     )  # fmt: skip
