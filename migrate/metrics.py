@@ -25,6 +25,13 @@ BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # seconds
 OUTCOMES = ("moved", "failed", "unsure", "gone", "left", "stays")
 
 
+ACTIONS = ("evacuate", "return")  # both may use one file
+
+
+def prefix_of(action: str) -> str:
+    return f"migrate_{action}_"
+
+
 @dataclass(frozen=True)
 class Totals:
     """`outcomes`: containers by what became of them; `downtime`: containers by bucket, not
@@ -108,8 +115,9 @@ class _Collector:
         return [containers, sent, downtime, *gauges]
 
 
-def read(path: Path, prefix: str) -> Totals:
-    """The totals of an earlier run; of a file that is not ours, or not there, none."""
+def read(path: Path, action: str) -> Totals:
+    """The totals of the runs before; of a file that is not ours, or not there, none."""
+    prefix = prefix_of(action)
     try:
         families = list(text_string_to_metric_families(path.read_text()))
         samples = {
@@ -138,10 +146,11 @@ def read(path: Path, prefix: str) -> Totals:
     )
 
 
-def write(path: Path, totals: Totals, prefix: str) -> None:
-    """Replace the file. Raises CommandFailed."""
+def write(path: Path, totals: Mapping[str, Totals]) -> None:
+    """Replace the file by the totals of each action. Raises CommandFailed."""
     registry = CollectorRegistry()
-    registry.register(_Collector(totals, prefix))
+    for action in sorted(totals):
+        registry.register(_Collector(totals[action], prefix_of(action)))
     try:
         write_to_textfile(str(path), registry)
     except OSError as error:
@@ -152,5 +161,6 @@ def write(path: Path, totals: Totals, prefix: str) -> None:
 
 def note(path: Path, action: str, run: Run) -> None:
     """Add one run of `evacuate` or `return` to the file. Raises CommandFailed."""
-    prefix = f"migrate_{action}_"
-    write(path, add(read(path, prefix), run), prefix)
+    before = {one: read(path, one) for one in ACTIONS}
+    after = {one: totals for one, totals in before.items() if totals.run}
+    write(path, after | {action: add(before[action], run)})

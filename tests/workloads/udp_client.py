@@ -12,23 +12,21 @@ counted more than it got. Exit code 0 when there is none of either and one nonce
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import select
 import signal
 import socket
 import sys
 import time
+from itertools import pairwise
 
 SLACK = 0.05  # seconds around a gap: what was on its way when it began
 
 
 def gaps_of(times: list[float], longer_than: float) -> list[tuple[float, float]]:
     """(begin, end) of the times in which no answer came."""
-    return [
-        (one, other)
-        for one, other in zip(times, times[1:], strict=False)
-        if other - one > longer_than
-    ]
+    return [(one, other) for one, other in pairwise(times) if other - one > longer_than]
 
 
 def main() -> int:
@@ -59,10 +57,9 @@ def main() -> int:
             number += 1
             due = max(due + args.interval / 1000, now)
             asked[number] = now - start
-            try:
+            # No route for a moment, or an ICMP error of the datagram before.
+            with contextlib.suppress(OSError):
                 sock.send(b"%d" % number)
-            except OSError:
-                pass  # no route for a moment, or an ICMP error of the datagram before
         readable, _, _ = select.select([sock], [], [], max(0.0, min(due, now + 0.01) - now))
         if not readable:
             continue
