@@ -27,7 +27,9 @@ def test_our_own_sockets_are_found() -> None:
 def test_tables(tmp_path: Path) -> None:
     (tmp_path / "tcp").write_text(HEAD + "   0: 00000000:0050 00000000:0000 0A 0\n"
                                   "   1: 0100007F:1F90 0100007F:9999 01 0\n")  # fmt: skip
-    (tmp_path / "udp6").write_text(HEAD + "   0: " + "0" * 32 + ":0035 " + "0" * 32 + ":0000 07 0\n")
+    (tmp_path / "udp6").write_text(
+        HEAD + "   0: " + "0" * 32 + ":0035 " + "0" * 32 + ":0000 07 0\n"
+    )
     assert list(listeners(tmp_path)) == [
         Listener("tcp", "0.0.0.0", 80),
         Listener("udp", "::", 53),
