@@ -1,4 +1,4 @@
-"""migrate.evacuate, return_home and command_evacuate: how many, by which words, and what is said."""
+"""migrate.evacuate, return_home, command_evacuate: how many, by which words, what is said."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_those_that_return_have_their_parts(parallel: int, share: float) -> None
     assert given.bwlimit == RateLimit(share)
 
 
-# -- the lock and the records -----------------------------------------------------------------------
+# -- the lock and the records ---------------------------------------------------------------------
 
 
 def test_one_run_at_a_time(tmp_path: Path) -> None:

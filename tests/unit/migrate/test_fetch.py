@@ -1,4 +1,4 @@
-"""migrate.fetch: the destination that has called its source, and what it does when that goes away."""
+"""migrate.fetch: the destination that has called its source, and what it does without it."""
 
 from __future__ import annotations
 

@@ -90,12 +90,12 @@ def test_what_is_no_host_is_refused() -> None:
 
 
 def test_this_host_and_second_names_are_left_out() -> None:
-    there = [host("a"), host("b"), LeftOut("c", "nothing answers"), host("d")]
+    there: list[Host | LeftOut] = [host("a"), host("b"), LeftOut("c", "dead"), host("d")]
     twin = Host("b-again", FACTS, DestinationView(), host_id="id-b")
     hosts, left_out = sort_out([*there, twin], "id-a")
     assert [one.name for one in hosts] == ["b", "d"]
     assert [(one.host, one.why) for one in left_out] == [
-        ("a", "it is this host"), ("c", "nothing answers"),
+        ("a", "it is this host"), ("c", "dead"),
         ("b-again", "it is the same host as b"),
     ]  # fmt: skip
 

@@ -39,6 +39,8 @@ PROGRAM = textwrap.dedent(
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, lambda *_: os._exit(99))
         time.sleep(30)
+    if name.startswith("lingers"):
+        time.sleep(1)
     if name.startswith("killed"):
         os.kill(os.getpid(), 9)
     if name.startswith("fails"):
@@ -89,7 +91,8 @@ def states(runner: Runner) -> dict[str, str]:
 
 
 def test_each_is_run_and_its_words_are_heard(start: Start) -> None:
-    shown, ended = Shown(), []
+    shown = Shown()
+    ended: list[Job] = []
     runner = start("a", "b", "huge", "fails", shown=shown, ended=ended.append)
     runner.run()
     assert states(runner) == {"a": MOVED, "b": MOVED, "huge": MOVED, "fails": FAILED}
@@ -172,7 +175,7 @@ def test_they_hold_the_lock_and_sessions_of_their_own(start: Start, tmp_path: Pa
             links = {os.readlink(path) for path in Path(f"/proc/{child}/fd").iterdir()}
             assert str(tmp_path / "lock") in links
 
-    start("a", shown=Looks()).run()
+    start("lingers", shown=Looks()).run()
     assert seen
 
 
