@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -275,6 +276,33 @@ def test_killed_and_brought_back(fleet: Fleet) -> None:
     assert code in (0, 81), report
     assert fleet.everywhere() == {f"count{number}": ["a"] for number in range(3)}
     fleet.assert_nothing_left()
+
+
+CRON = Path(__file__).resolve().parents[2] / "contrib" / "migrate.cron"
+METRICS = "/var/lib/prometheus/node-exporter"
+
+
+def test_cron_runs_it_and_says_nothing(fleet: Fleet) -> None:
+    """A real cron and the shipped file, but for the hour; what it would mail is kept."""
+    fleet.start(fleet.a, "count", COUNTER)
+    a = fleet.a
+    a.write("/etc/migrate/hosts", "b  # the big one\nc\nnosuch\n")
+    a.write("/usr/sbin/sendmail", "#!/bin/sh\ncat >> /root/mail\n", mode=0o755)
+    a.sh(f"mkdir -p {METRICS}; rm -f /root/mail")
+    shipped = CRON.read_text().replace("0 3 * * 0", "* * * * *").replace("0 5 * * 0", "0 5 1 1 *")
+    a.write("/etc/cron.d/migrate", shipped)
+    cron = a.popen(["cron", "-f"])
+    try:
+        eventually(lambda: not fleet.running(a), "cron does not empty the host",
+                   lambda: a.sh("cat /root/mail", check=False), timeout=100)  # fmt: skip
+        eventually(lambda: "migrate_evacuate" in a.sh(f"cat {METRICS}/migrate.prom", check=False),
+                   "there are no metrics")  # fmt: skip
+    finally:
+        a.sh("rm /etc/cron.d/migrate")
+        a.run(["pkill", "-x", "cron"], check=False)
+        cron.communicate(timeout=20)
+    assert a.sh("cat /root/mail", check=False) == ""
+    assert set(fleet.everywhere()) == {"count"}
 
 
 def test_one_way_trust(fleet: Fleet) -> None:
