@@ -16,7 +16,7 @@ STATE=/var/lib/migrate
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 # python3-msgspec is seen to separately: Debian 12 does not have it, PyPI does.
 PACKAGES="criu python3-pycriu python3-venv python3-paramiko python3-docker python3-zstandard
-python3-tqdm python3-xxhash nftables iptables iproute2 conntrack"
+python3-tqdm python3-xxhash python3-prometheus-client nftables iptables iproute2 conntrack"
 
 say() { printf 'install.sh: %s\n' "$*"; }
 die() {

@@ -54,12 +54,14 @@ from migrate.protocol import (
     RootfsPass,
     SetForward,
     SmallFiles,
+    Survey,
     SwitchForward,
     decode_request,
     from_failure,
     send,
 )
 from migrate.recover import forget, outcome
+from migrate.survey import survey
 from transport.channel import Channel
 from transport.errors import ConnectionLost, Failure, StreamCorrupt
 from transport.frames import Frame
@@ -80,17 +82,17 @@ class Agent:
 
     def serve(self) -> int:
         try:
-            while self._serve_one(self.channel.receive()):
+            while self.serve_one(self.channel.receive()):
                 pass
         except ConnectionLost as lost:
-            return self._source_lost(lost)
+            return self.source_lost(lost)
         except StreamCorrupt as corrupt:  # not a frame: nothing more can be read
             with contextlib.suppress(ConnectionLost):
-                self._fail(corrupt)
+                self.fail(corrupt)
             return corrupt.exit_code
         return 0
 
-    def _serve_one(self, frame: Frame) -> bool:
+    def serve_one(self, frame: Frame) -> bool:
         """Serve one frame; False when it was the last."""
         try:
             if frame.kind == MESSAGE:
@@ -103,10 +105,10 @@ class Agent:
         except ConnectionLost:
             raise
         except Failure as failure:
-            self._fail(failure)
+            self.fail(failure)
         except Exception as bug:  # noqa: BLE001 - the source must be told whatever it is
             print(traceback.format_exc(), file=sys.stderr)
-            self._fail(AgentFailed(f"the destination's agent failed: {bug!r}"))
+            self.fail(AgentFailed(f"the destination's agent failed: {bug!r}"))
         return True
 
     def _content(self, frame: Frame) -> None:
@@ -177,6 +179,8 @@ class Agent:
                     forget(self.asked)
                 elif self.destination.begun:
                     reply = self._finish()
+            case Survey():
+                reply = survey()
             case AskOutcome():
                 answer = outcome(message.session)
                 self.asked = message.session if answer.owner == "destination" else ""
@@ -218,7 +222,7 @@ class Agent:
         return Greeting(protocol=PROTOCOL_VERSION, version=__version__, facts=self.facts,
                         host_id=host_id())  # fmt: skip
 
-    def _fail(self, failure: Failure) -> None:
+    def fail(self, failure: Failure) -> None:
         """Undo, then tell the source: when it hears of the failure, nothing is left here.
 
         But for a container that runs: it stays, whatever else fails. And a source that has sent
@@ -247,7 +251,7 @@ class Agent:
             self.guard.dismiss()
             self.guard = None
 
-    def _source_lost(self, lost: ConnectionLost) -> int:
+    def source_lost(self, lost: ConnectionLost) -> int:
         """The source is gone. Before commit: undo. After: we own it, and remember to say so."""
         if self.destination.committed:
             return 0  # the guard settles what is left and keeps the journal for `AskOutcome`
@@ -259,13 +263,18 @@ class Agent:
         return lost.exit_code
 
 
-def main() -> int:
-    """Serve the connection on stdin and stdout."""
-    # What libraries print must not end up in the stream.
+def claim_streams() -> tuple[int, int]:
+    """Take stdin and stdout for the connection: what libraries print must not end up in it."""
     read_fd, write_fd = os.dup(0), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
+    return read_fd, write_fd
+
+
+def main() -> int:
+    """Serve the connection on stdin and stdout."""
+    read_fd, write_fd = claim_streams()
     make_state_dirs()
     peer = os.environ.get("SSH_CONNECTION", "").split(" ")[0]
     channel = Channel.over_fds(read_fd, write_fd)

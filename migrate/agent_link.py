@@ -13,13 +13,14 @@ from migrate import __version__
 from migrate.errors import HostUnfit, ProtocolMismatch, ToolMissing
 from migrate.protocol import PROTOCOL_VERSION, Greeting, Hello, call
 from transport.channel import Channel
-from transport.errors import ConnectionLost, StreamCorrupt
+from transport.errors import ConnectionLost, HostUnreachable, StreamCorrupt
 from transport.frames import Buffer, Frame
 from transport.ssh import connect
 from transport.ssh_process import RemoteProcess
 from transport.target import parse_target
 
 GREETING_TIMEOUT = 60.0
+CALLER = "caller:"  # before the name of a peer that had connected to us (migrate/fetched.py)
 SLICE = 0.2  # seconds between two looks for a signal
 # A login that is not root's needs sudo without a password; -n: never ask for one. With its whole
 # path: sudo's secure_path need not have /usr/local/bin (Debian 14's has not).
@@ -38,6 +39,12 @@ class InterruptibleChannel(Channel):
     def send(self, kind: int, payload: Buffer, stream: int = 0, compress: bool = True) -> None:
         self.check()
         super().send(kind, payload, stream, compress)
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.check()
+            time.sleep(min(SLICE, left))
 
     def receive(self, timeout: float | None = None) -> Frame:
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -102,8 +109,23 @@ class AgentLink:
                     "log in as root, or allow this user `migrate` without a password",
                 ) from failure
             raise
+        return self.same_protocol(greeting)
+
+    def same_protocol(self, greeting: Greeting) -> Greeting:
+        """Raises ProtocolMismatch when it speaks another one."""
         if greeting.protocol != PROTOCOL_VERSION:
             raise ProtocolMismatch(
                 f"{self.description} speaks protocol {greeting.protocol}, we {PROTOCOL_VERSION}"
             )
         return greeting
+
+
+def link_to(peer: str) -> AgentLink:
+    """The link to the peer of a journal. Raises HostUnreachable for one that has to come itself."""
+    if peer.startswith(CALLER):
+        name = peer.removeprefix(CALLER)
+        raise HostUnreachable(
+            f"{name} has fetched it over a connection of its own, and must come again",
+            f"run `migrate return`, or the same `migrate fetch` again, at {name}",
+        )
+    return AgentLink(peer)

@@ -9,15 +9,20 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from migrate import __version__
+from migrate import __version__, arguments
 from migrate.errors import HostUnfit
 from transport.errors import Failure
 
 COMMANDS = (
-    "move", "setup", "check", "recover", "cache", "report", "forward", "agent", "version",
+    "move", "fetch", "evacuate", "return", "setup", "check", "recover", "cache", "report",
+    "forward", "agent", "source", "version",
 )  # fmt: skip
+HERE = ("move", "fetch", "evacuate", "return")  # need this host's Docker, whatever HOST they name
 USAGE = """\
 migrate [move] CONTAINER HOST [options]   move a running container to HOST
+migrate fetch CONTAINER HOST [options]    move a running container from HOST to here
+migrate evacuate HOST... [options]        move all containers to other hosts
+migrate return [options]                  bring back what was evacuated
 migrate setup [HOST] [--undo]             prepare this host, or HOST
 migrate check [HOST]                      say what is missing here, or at HOST
 migrate recover                           bring order after a crash or a broken link
@@ -32,27 +37,11 @@ SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 BUG = 70  # sysexits.h: EX_SOFTWARE
 
 
-def seconds(text: str) -> float:
-    """A positive number, for argparse."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise ValueError(text)
-    return value
-
-
-def count(text: str) -> int:
-    """A number that is not negative, for argparse."""
-    value = int(text)
-    if value < 0:
-        raise ValueError(text)
-    return value
-
-
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="migrate", usage=USAGE, description=None, add_help=True, allow_abbrev=False
     )
-    verbs = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    verbs = top.add_subparsers(dest="command", required=True, metavar="COMMAND", prog="migrate")
 
     def verb(name: str, text: str) -> argparse.ArgumentParser:
         made = verbs.add_parser(name, help=text, description=text, allow_abbrev=False)
@@ -65,44 +54,21 @@ def parser() -> argparse.ArgumentParser:
     move = verb("move", "Move a running container to another host.")
     move.add_argument("container", metavar="CONTAINER", help="name or id, as `docker ps` shows it")
     move.add_argument("host", metavar="HOST", help="[user@]host[:port], or an ssh_config alias")
-    move.add_argument("--keep", action="store_true", help="keep the source container, stopped")
-    move.add_argument("--force", action="store_true", help="replace a stopped one of that name")
-    move.add_argument(
-        "--tcp", choices=["established", "close"], default="established",
-        help="keep open TCP connections (default), or close them",
-    )  # fmt: skip
-    move.add_argument(
-        "--max-freeze", type=seconds, default=120.0, metavar="SECONDS",
-        help="give up when it stands still for longer (default 120)",
-    )  # fmt: skip
-    move.add_argument(
-        "--max-downtime", type=seconds, default=0.3, metavar="SECONDS",
-        help="freeze it as soon as it would stand still for no longer than this (default 0.3)",
-    )  # fmt: skip
-    move.add_argument(
-        "--max-rounds", type=count, default=30, metavar="N",
-        help="rounds over the memory before the freeze at most (default 30; 0: all in the freeze)",
-    )  # fmt: skip
-    move.add_argument(
-        "--throttle", action="store_true",
-        help="give it less CPU while it changes memory faster than it can be sent",
-    )  # fmt: skip
-    move.add_argument(
-        "--memory-source", choices=["auto", "scan", "predump"], default="auto",
-        help="how to find the memory that has changed (default: as the kernel allows)",
-    )  # fmt: skip
-    move.add_argument(
-        "--restore", choices=["auto", "eager", "lazy"], default="auto",
-        help="read all memory in before it runs there, or while it runs (default: by its size)",
-    )  # fmt: skip
-    move.add_argument(
-        "--no-cache", action="store_true",
-        help="neither use nor keep memory for the way back (`migrate cache`)",
-    )  # fmt: skip
-    move.add_argument(
-        "--network-mode", choices=["auto", "forward", "none"], default="auto",
-        help="how clients find it afterwards (default: what preflight picks)",
-    )  # fmt: skip
+    arguments.add_one(move)
+    arguments.add_way(move)
+    fetch = verb("fetch", "Bring a running container from another host to this one.")
+    fetch.add_argument("container", metavar="CONTAINER", help="its name there")
+    fetch.add_argument("host", metavar="HOST", help="[user@]host[:port], or an ssh_config alias")
+    arguments.add_one(fetch)
+    arguments.add_way(fetch)
+    evacuate = verb("evacuate", "Move all containers of this host to others.")
+    arguments.add_evacuate(evacuate)
+    arguments.add_many(evacuate)
+    arguments.add_way(evacuate)
+    back = verb("return", "Bring back what was evacuated from this host.")
+    arguments.add_return(back)
+    arguments.add_many(back)
+    arguments.add_way(back)
     setup = verb("setup", "Prepare a host: register the OCI runtime `migrate` with its Docker.")
     setup.add_argument("host", metavar="HOST", nargs="?")
     setup.add_argument("--undo", action="store_true", help="take the runtime out again")
@@ -125,6 +91,12 @@ def parser() -> argparse.ArgumentParser:
         "which", nargs="?", metavar="WHICH", help="to remove: a container's name, or a forward's id"
     )
     verb("agent", "The destination's end of a migration; started over SSH.")
+    source = verb("source", "The source's end of a `fetch`; started over SSH.")
+    source.add_argument("container", nargs="?", metavar="CONTAINER")
+    source.add_argument("--caller", required=True, metavar="NAME", help="who has called")
+    source.add_argument("--session", default="", help="that has to be settled")
+    arguments.add_one(source)
+    arguments.add_way(source)
     verb("version", "Say the version.")
     return top
 
@@ -151,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if given.command == "version":
             print(json.dumps({"version": __version__}) if given.json else f"migrate {__version__}")
             return 0
-        needs_root = given.command != "report" and (given.command == "move" or not _remote(given))
+        needs_root = given.command != "report" and (given.command in HERE or not _remote(given))
         if needs_root and os.geteuid() != 0:
             raise HostUnfit("migrate needs to be root on this host", "run it with sudo")
         return _dispatch(given)
@@ -178,6 +150,11 @@ def _dispatch(given: argparse.Namespace) -> int:
         from migrate.command_move import move
 
         return move(given)
+    if given.command in ("evacuate", "return", "fetch"):
+        from migrate import command_evacuate as command
+
+        run = {"evacuate": command.evacuate, "return": command.come_back}
+        return run.get(given.command, command.fetch_one)(given)
     if given.command in ("setup", "check"):
         from migrate import command_host
 
@@ -198,6 +175,10 @@ def _dispatch(given: argparse.Namespace) -> int:
         from migrate import command_forward
 
         return command_forward.run_command(given)
+    if given.command == "source":
+        from migrate.fetched import main as source
+
+        return source(given)
     from migrate.agent import main as agent
 
     return agent()

@@ -7,8 +7,9 @@ import json
 import sys
 
 from migrate import failure_logs
-from migrate.move_options import Options
+from migrate.move_options import options_of
 from migrate.progress import Progress
+from migrate.progress_json import JsonProgress
 from migrate.recover_remote import recover_all
 from migrate.source import Migration
 
@@ -16,12 +17,9 @@ from migrate.source import Migration
 def move(given: argparse.Namespace) -> int:
     """Move one container; says the summary on stdout."""
     progress = Progress(quiet=given.json, verbose=given.verbose)
-    options = Options(
-        container=given.container, host=given.host, tcp=given.tcp, keep=given.keep,
-        force=given.force, max_freeze=given.max_freeze, max_downtime=given.max_downtime,
-        max_rounds=given.max_rounds, throttle=given.throttle, memory_source=given.memory_source,
-        restore=given.restore, cache=not given.no_cache, network=given.network_mode,
-    )  # fmt: skip
+    if given.progress_json:
+        progress = JsonProgress(verbose=given.verbose)
+    options = options_of(given, given.host)
     try:
         summary = Migration(options, progress).run()
     finally:

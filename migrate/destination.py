@@ -17,17 +17,17 @@ from migrate.container_spec import ContainerSpec, create_request
 from migrate.criu_log import interesting_lines
 from migrate.criu_probe import probe
 from migrate.docker_host import DockerHost
-from migrate.errors import AgentFailed, CriuUnfit, HostUnfit, PlacementFailed
+from migrate.errors import AgentFailed, PlacementFailed
 from migrate.held_restore import PENDING, HeldRestore
 from migrate.host_facts import HostFacts
-from migrate.host_findings import findings
 from migrate.host_setup import Places
 from migrate.incoming import Incoming
 from migrate.journal import OWNED, RUNNING, Header, Journal, restarts
 from migrate.network_arrival import Arrival
 from migrate.page_batch import Buffer
 from migrate.page_cache import CachedPages, PageCache, cache_key
-from migrate.placement import DestinationView, Placement, find_image, place
+from migrate.pairing import refuse_pair, refuse_probe
+from migrate.placement import Placement, find_image, place
 from migrate.preflight import check
 from migrate.protocol import (
     SESSION,
@@ -44,6 +44,7 @@ from migrate.protocol import (
 from migrate.rootfs_apply import Applier
 from migrate.rootfs_limits import kept_paths
 from migrate.runtime import RESTORE, RESTORE_UNPLUGGED
+from migrate.survey import look_around
 from migrate.undo import (
     EndPending,
     RemoveContainer,
@@ -94,27 +95,11 @@ class Destination:
             raise StreamCorrupt("a second `Begin` in one session")
         if not SESSION.fullmatch(message.session):
             raise StreamCorrupt(f"not a session id: {message.session!r}")
-        for finding in findings(self.facts):
-            if not finding.ok:
-                failure = finding.failure()
-                raise type(failure)(f"at the destination: {failure.message}", failure.remedy)
-        if self.facts.docker and message.source.docker:
-            ours, theirs = self.facts.docker.cgroup_version, message.source.docker.cgroup_version
-            if ours != theirs:
-                raise HostUnfit(
-                    f"the destination has cgroup v{ours}, the source v{theirs}: CRIU cannot "
-                    "restore across them",
-                    "boot both hosts with the same cgroup hierarchy",
-                )
+        refuse_pair(message.source, self.facts)
         self.docker = DockerHost()
         probed = probe()
-        if not probed.ok:
-            raise CriuUnfit(
-                f"CRIU cannot restore at the destination: {probed.reason}",
-                "install a CRIU that works with that kernel (>= 4.2 for Linux >= 6.16); "
-                "`migrate check HOST` tries again",
-            )
-        view = self._view()
+        refuse_probe("" if probed.ok else probed.reason)
+        view = look_around(self.docker)
         self.placement = place(message.spec, view, force=message.force)
         skew = self.facts.wall_clock - message.source.wall_clock
         warnings = list(self.placement.warnings)
@@ -133,15 +118,6 @@ class Destination:
         self._image = self.placement.image.create_from
         save = self.placement.image.save if self.placement.image.send else ""
         return Welcome(save=save, warnings=tuple(warnings))
-
-    def _view(self) -> DestinationView:
-        return DestinationView(
-            networks=tuple(self.docker.networks()),
-            containers=tuple(self.docker.containers()),
-            images=self.docker.images_view(),
-            cpus=os.cpu_count() or 0,
-            userns_remap=False,
-        )
 
     @property
     def _session(self) -> tuple[Begin, Journal]:

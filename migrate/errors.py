@@ -146,6 +146,34 @@ class ReportFailed(Failure):
     default_remedy = "give it the output of `migrate move --json`"
 
 
+# -- many migrations at once ----------------------------------------------------------------------
+
+
+class NotAllMoved(Failure):
+    """`evacuate` or `return`: some containers stay where they are."""
+
+    exit_code = 80
+
+
+class NothingToDo(Failure):
+    """No container is to be moved: for a script as good as success, but told apart from it."""
+
+    exit_code = 81
+
+
+class BadPlan(Failure):
+    """No container can go anywhere, or a list of hosts cannot be read; nothing was moved."""
+
+    exit_code = 82
+
+
+class OtherRun(Failure):
+    """Another `evacuate` or `return` is under way on this host."""
+
+    exit_code = 83
+    default_remedy = "wait for it to end"
+
+
 class CommandFailed(Failure):
     """A program that we called failed, and no more precise failure fits."""
 

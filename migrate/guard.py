@@ -62,7 +62,7 @@ def main() -> int:
         heard += piece
     if heard == DONE:
         return 0
-    from migrate.recover import recover_local
+    from migrate.fetch import recover_destination
     from migrate.recover_remote import recover_source
     from transport.errors import Failure
 
@@ -70,8 +70,11 @@ def main() -> int:
     deadline, pause = time.monotonic() + PATIENCE, FIRST_PAUSE
     while True:
         try:
-            # A source may have to ask the destination who owns the container.
-            said = recover_source(session) if role == "source" else recover_local(session, role)
+            if role == "source":
+                # It may have to ask the destination who owns the container.
+                said = recover_source(session)
+            else:
+                said = recover_destination(session, PATIENCE)
         except FileNotFoundError:
             return 0
         except Failure as failure:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from dataclasses import dataclass
 
 from migrate.freeze import MAX_FREEZE
 from migrate.switchover import MAX_DOWNTIME, MAX_ROUNDS
+from transport.bucket import RateLimit
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,8 @@ class Options:
     """`tcp`: `established` or `close`; `max_freeze`, `max_downtime`: seconds; `memory_source`: one
     of `outgoing.SOURCES`; `restore`: `auto`, `eager` or `lazy`; `cache`: use and keep memory for
     the way back; `network`: `auto`, `forward` or `none`.
+
+    `bwlimit` holds for all but the freeze, of which the bytes are made up for by whoever shares it.
     """
 
     container: str
@@ -28,3 +32,15 @@ class Options:
     restore: str = "auto"
     cache: bool = True
     network: str = "auto"
+    bwlimit: RateLimit | None = None
+
+
+def options_of(given: Namespace, host: str) -> Options:
+    """From the words of the command line (migrate/arguments.py: `add_one`, `add_way`)."""
+    return Options(
+        container=given.container, host=host, tcp=given.tcp, keep=given.keep, force=given.force,
+        max_freeze=given.max_freeze, max_downtime=given.max_downtime,
+        max_rounds=given.max_rounds, throttle=given.throttle,
+        memory_source=given.memory_source, restore=given.restore, cache=not given.no_cache,
+        network=given.network_mode, bwlimit=given.bwlimit,
+    )  # fmt: skip

@@ -225,7 +225,7 @@ def _check_ports(spec: ContainerSpec, others: Sequence[Mapping[str, Any]]) -> No
                     if (
                         str(used.get("PublicPort") or "") == binding["HostPort"]
                         and used.get("Type") == protocol
-                        and _same_address(binding["HostIp"], str(used.get("IP") or ""))
+                        and same_address(binding["HostIp"], str(used.get("IP") or ""))
                     ):
                         raise PlacementFailed(
                             f"the port {binding['HostPort']}/{protocol} of the destination is in "
@@ -234,7 +234,7 @@ def _check_ports(spec: ContainerSpec, others: Sequence[Mapping[str, Any]]) -> No
                         )
 
 
-def _same_address(one: str, other: str) -> bool:
+def same_address(one: str, other: str) -> bool:
     """Whether two host addresses of published ports meet; "" stands for all of both families."""
     if not one or not other:
         return True

@@ -19,6 +19,7 @@ import transport.errors
 from migrate.container_spec import ContainerSpec
 from migrate.forward_record import Forward
 from migrate.host_facts import HostFacts
+from migrate.placement import DestinationView
 from migrate.preflight import Usage
 from migrate.rootfs_items import Item
 from transport.channel import Channel
@@ -32,6 +33,7 @@ IMAGE_PIECE = 2  # a piece of `docker save`; an empty one ends it
 FILE_PIECE = 3  # a piece of the checkpoint file that `OpenFile` announced, stream = its number
 ROOTFS_ITEMS = 4  # a batch of rootfs items, msgpack
 PAGES = 5  # a batch of memory pages (migrate/page_batch.py)
+REPORT = 255  # the last one of a source that was started by its destination, JSON
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,200}")  # of a file in the image directory
 SESSION = re.compile(r"[a-z0-9]{8,32}")
@@ -190,6 +192,10 @@ class SwitchForward(Message):
     new: str
 
 
+class Survey(Message):
+    """What could this host take in? Changes nothing. Answered by `Offer`."""
+
+
 class AskOutcome(Message):
     """After a broken link: who owns the container of that session? Answered by `Outcome`."""
 
@@ -206,6 +212,24 @@ class Greeting(Message):
     version: str
     facts: HostFacts
     host_id: str = ""
+
+
+class Listener(msgspec.Struct, frozen=True):
+    """A port that a program of the host itself has. `protocol`: `tcp` or `udp`."""
+
+    protocol: str
+    address: str
+    port: int
+
+
+class Offer(Message):
+    """What there is at a host beside its facts, which `Greeting` has. `load`: of the last minute;
+    `probe`: why CRIU cannot restore there, "" when it can."""
+
+    view: DestinationView
+    listening: tuple[Listener, ...]
+    load: float
+    probe: str = ""
 
 
 class Welcome(Message):
@@ -291,9 +315,11 @@ Request = (
     | EndForward
     | FollowForward
     | SwitchForward
+    | Survey
 )
 Reply = (
     Greeting
+    | Offer
     | Welcome
     | Prepared
     | CacheDigests

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from migrate.agent_link import AgentLink
+from migrate.agent_link import AgentLink, link_to
 from migrate.errors import AgentFailed, Busy, OutcomeUnknown
+from migrate.fetch import recover_destination
 from migrate.journal import COMMIT_SENT, CONFIRMED, DIRECTORY, Journal, find, read_all
 from migrate.protocol import AskOutcome, Done, Finish, Outcome, call
 from migrate.recover import recover_local
@@ -14,6 +16,7 @@ from transport.errors import Failure
 
 ANSWER = 120.0
 BUSY_PATIENCE = 60.0
+LinkTo = Callable[[str], AgentLink]
 
 
 def recover_all() -> tuple[list[str], list[Failure]]:
@@ -25,7 +28,7 @@ def recover_all() -> tuple[list[str], list[Failure]]:
             if header.role == "source":
                 said.append(recover_source(header.session))
             else:
-                said.append(recover_local(header.session, header.role))
+                said.append(recover_destination(header.session))
         except FileNotFoundError:
             continue
         except Failure as failure:
@@ -33,7 +36,7 @@ def recover_all() -> tuple[list[str], list[Failure]]:
     return said, failed
 
 
-def recover_source(session: str) -> str:
+def recover_source(session: str, link: LinkTo = link_to) -> str:
     """Recover a session that this host was the source of; asks the destination when need be."""
     journal = Journal.reopen(find(session, "source"))
     finished = False
@@ -43,7 +46,7 @@ def recover_source(session: str) -> str:
             end_source_copy(journal)
             journal.tidy()
         if COMMIT_SENT in journal.phases:
-            said = _ask(journal)
+            said = _ask(journal, link)
             finished = True
             return said
     finally:
@@ -51,10 +54,10 @@ def recover_source(session: str) -> str:
     return recover_local(session, "source")
 
 
-def _ask(journal: Journal) -> str:
+def _ask(journal: Journal, link_to: LinkTo) -> str:
     """Ask the destination who owns the container, act on it, and tell the destination so."""
     header = journal.header
-    with AgentLink(header.peer) as link:
+    with link_to(header.peer) as link:
         greeting = link.greet()
         if header.peer_id and greeting.host_id != header.peer_id:
             raise OutcomeUnknown(

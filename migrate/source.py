@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from migrate import failure_logs
-from migrate.agent_link import AgentLink
+from migrate.agent_link import CALLER, AgentLink
 from migrate.criu import LOG
 from migrate.criu_log import interesting_lines
 from migrate.departed import keep_memory
@@ -55,6 +55,7 @@ from migrate.summary import Lazy, Summary, Switchover
 from migrate.switchover import Limits
 from migrate.throttle import Throttler, cpu_cgroup
 from migrate.undo import RestoreRestartPolicy, Unmount
+from transport.bucket import Bucket
 from transport.errors import ConnectionLost, Failure
 
 RUN = Path("/run/migrate")
@@ -68,14 +69,18 @@ FILL = 3600.0  # seconds until the last page is filled in
 class Migration:
     """One migration from this host. `run` does it and gives the figures."""
 
-    def __init__(self, options: Options, progress: Progress) -> None:
+    def __init__(
+        self, options: Options, progress: Progress, link_to: Callable[[str], AgentLink] = AgentLink
+    ) -> None:
         self.options = options
+        self._link_to = link_to
         self.progress = progress
         self.session = secrets.token_hex(8)
         self.docker = DockerHost()
         self.summary = Summary(
-            options.container, source=socket.gethostname(), destination=options.host
-        )
+            options.container, source=socket.gethostname(),
+            destination=options.host.removeprefix(CALLER),
+        )  # fmt: skip
         self.summary.session = self.session
         self.journal: Journal | None = None
         self.guard: Guard | None = None
@@ -106,7 +111,9 @@ class Migration:
             source = choose_source(self.options.memory_source, self.options.max_rounds)
             self.summary.memory_source = source
             self.summary.container = view.spec.name
-            self.link = stack.enter_context(AgentLink(self.options.host))
+            self.link = stack.enter_context(self._link_to(self.options.host))
+            if self.options.bwlimit:
+                self.link.channel.limit = Bucket(self.options.bwlimit)
             self.link.channel.check = interrupts.check
             interrupts.polite()
             greeting = self.link.greet()
@@ -261,6 +268,7 @@ class Migration:
             lambda: files.run(final=True), self.options.max_freeze, self.link.cut,
         )  # fmt: skip
         self.network.ready()
+        self.link.channel.hurry = True
         self.frozen.switch = self.network.switch
         with self._timed("freeze"):
             self.frozen.run(before_commit=interrupts.hold)

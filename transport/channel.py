@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
+from transport.bucket import Bucket
 from transport.errors import ConnectionLost, Failure
 from transport.frames import (
     HEADER_SIZE,
@@ -30,6 +31,7 @@ from transport.frames import (
 HEARTBEAT = 0
 """The kind of frame that is reserved."""
 
+_NEVER_HELD = 4096  # bytes: frames that ask or answer something; they only count for the limit
 _JOIN_UP_TO = 64 * 1024  # header and payload of small frames leave in one write
 _PIPE_SIZE = 1024 * 1024  # 16 times the default: as many fewer switches between the two processes
 _F_SETPIPE_SZ = 1031
@@ -64,7 +66,13 @@ class Channel:
 
     `sent_raw`, `received_raw` count payload bytes; `sent_wire`, `received_wire` what really
     travelled, with headers, compression and heartbeats.
+
+    `limit` holds up what is sent, while heartbeats go on. With `hurry`, frames only count for it:
+    others that share it pay for them later.
     """
+
+    limit: Bucket | None = None
+    hurry = False
 
     def __init__(
         self,
@@ -146,6 +154,11 @@ class Channel:
             raise ValueError("kind 0 is reserved for heartbeats")
         # Outside the lock: several threads may compress at once.
         header, stored = encode(kind, payload, stream, compress=compress)
+        if self.limit is not None:
+            size = len(header) + len(stored)
+            wait = self.limit.take(size)
+            if wait and size > _NEVER_HELD and not self.hurry:
+                self._pause(wait)
         with self._send_lock:
             self._put(header, stored)
             self.sent_raw += memoryview(payload).nbytes
@@ -172,6 +185,9 @@ class Channel:
         except Failure as failure:
             self._receive_failure = failure
             raise
+
+    def _pause(self, seconds: float) -> None:
+        time.sleep(seconds)
 
     def _put(self, header: bytes, stored: Buffer) -> None:
         if self._send_failure is not None:

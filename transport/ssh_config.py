@@ -186,6 +186,17 @@ def _lookup(target: Target, config_path: Path | None) -> dict[str, str | list[st
         raise BadTarget(f"the ssh config cannot be used: {error}", _REMEDY) from error
 
 
+def config_lines(path: Path) -> list[str]:
+    """The lines of a user's config, with its Includes put in place; [] where there is no file.
+
+    Raises `BadTarget` when it cannot be read.
+    """
+    try:
+        return list(_lines(path, path.parent)) if path.is_file() else []
+    except (OSError, ValueError) as error:
+        raise BadTarget(f"the ssh config cannot be read: {error}", _REMEDY) from error
+
+
 def _lines(path: Path, base: Path, depth: int = 0) -> Iterator[str]:
     """The lines of a file with its Includes (which paramiko does not know) put in place."""
     if depth > _MAX_INCLUDES:

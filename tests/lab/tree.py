@@ -24,6 +24,7 @@ PACKAGES = (
     "criu python3-pycriu docker.io docker-cli openssh-server openssh-client iproute2 iptables"
     " nftables conntrack procps busybox-static rsync python3 python3-venv python3-paramiko"
     " python3-docker python3-zstandard python3-tqdm python3-xxhash python3-msgspec sudo"
+    " python3-prometheus-client cron"
 ).split()
 
 # Benchmarks also need: podman and its parts (libcriu2: what crun loads), redis, a compiler for the

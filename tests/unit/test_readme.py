@@ -17,7 +17,7 @@ from transport.errors import Failure
 
 REPO = Path(__file__).resolve().parents[2]
 README = (REPO / "README.md").read_text()
-INTERNAL = {"agent"}  # commands that `migrate` itself calls
+INTERNAL = {"agent", "source"}  # commands that `migrate` itself calls
 
 
 def section(title: str) -> str:

@@ -1,0 +1,130 @@
+"""`migrate evacuate`, `migrate return` and `migrate fetch`, as commands."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from migrate import arguments, inventory, metrics, return_home
+from migrate.candidates import Wish
+from migrate.docker_host import DockerHost
+from migrate.errors import BadPlan
+from migrate.evacuate import Evacuation, Settings, dry_run, only_run
+from migrate.evacuated import Records
+from migrate.fetch import Wanted, fetch
+from migrate.plan import Plan
+from migrate.progress import Progress
+from migrate.progress_json import JsonProgress
+from migrate.progress_many import display
+from migrate.run_report import RunReport, of_jobs, of_plan
+from transport.errors import Failure
+
+
+def evacuate(given: argparse.Namespace) -> int:
+    """Empty this host; the exit code is that of the report."""
+    began = time.monotonic()
+    hosts = inventory.names(given.hosts, given.inventory)
+    if not hosts:
+        raise BadPlan("no host is named to go to", "name one, or give --inventory")
+    wish = Wish(
+        tuple(given.name), tuple(given.label), tuple(given.project), tuple(given.exclude)
+    )  # fmt: skip
+    if given.dry_run:
+        return _finish(given, dry_run(_plan(Evacuation(wish, _settings(given)), hosts)), began)
+    with only_run() as lock:
+        evacuation = Evacuation(wish, _settings(given))
+        plan = _plan(evacuation, hosts)
+        if given.verbose and not given.json and plan.moves:
+            print(dry_run(plan).text(), file=sys.stderr)
+        if not plan.moves:
+            return _finish(given, of_jobs("evacuate", plan, [], 0.0), began)
+        shown = display("to", verbose=given.verbose)
+        return _finish(given, evacuation.run(plan, lock, shown, Records()), began)
+
+
+def _plan(evacuation: Evacuation, hosts: list[str]) -> Plan:
+    return Plan((), ()) if evacuation.nothing_to_do else evacuation.plan(hosts)
+
+
+def come_back(given: argparse.Namespace) -> int:
+    """Bring back what was evacuated from here; the exit code is that of the report."""
+    began = time.monotonic()
+    records = Records()
+    if given.dry_run:
+        meant = return_home.wanted(records.all(), given.containers, given.source or "")
+        plan = return_home.plan(meant) if meant else Plan((), ())
+        return _finish(given, of_plan(return_home.ACTION, plan), began)
+    with only_run() as lock:
+        return_home.forget_those_here(records, DockerHost())
+        meant = return_home.wanted(records.all(), given.containers, given.source or "")
+        if not meant:
+            return _finish(given, of_plan(return_home.ACTION, Plan((), ())), began)
+        return_home.ready_here()
+        plan = return_home.plan(meant)
+        if not plan.moves:
+            return _finish(given, of_jobs(return_home.ACTION, plan, [], 0.0), began)
+        shown = display("from", verbose=given.verbose)
+        report = return_home.run(plan, _settings(given), lock, shown, records)
+        return _finish(given, report, began)
+
+
+def fetch_one(given: argparse.Namespace) -> int:
+    """Bring one container from another host; says the summary on stdout."""
+    words = ["--tcp", given.tcp, *arguments.way_words(given)]
+    words += ["--keep"] * given.keep + ["--force"] * given.force
+    if given.bwlimit:
+        words.append(f"--bwlimit={given.bwlimit}")
+    progress = Progress(quiet=given.json, verbose=given.verbose)
+    if given.progress_json:
+        progress = JsonProgress(verbose=given.verbose)
+    summary = fetch(Wanted(given.container, given.host, tuple(words)), progress)
+    print(summary.to_json() if given.json else summary.text())
+    return 0
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    words = tuple(arguments.way_words(given))
+    split = getattr(given, "split", False)
+    return Settings(given.parallel, given.bwlimit, split, given.tcp, words)
+
+
+def _finish(given: argparse.Namespace, report: RunReport, began: float) -> int:
+    """Say what there is to say, and note it in the metrics; gives the exit code."""
+    report.seconds = time.monotonic() - began
+    show(given, report)
+    if given.metrics and not given.dry_run:
+        try:
+            metrics.note(Path(given.metrics), report.action, run_of(report))
+        except Failure as failure:  # the containers are more important than the figures
+            print(f"migrate: {failure.message}\n  {failure.remedy}", file=sys.stderr)
+            return report.exit_code or failure.exit_code
+    return report.exit_code
+
+
+def show(given: argparse.Namespace, report: RunReport) -> None:
+    """Nothing for cron when all went well; a table for a person, or when something went wrong."""
+    if given.json:
+        print(report.to_json())
+        return
+    if not report.containers:
+        if given.verbose or sys.stdout.isatty():
+            print("nothing to do")
+        return
+    if report.exit_code or given.verbose or given.dry_run or sys.stdout.isatty():
+        print(report.text())
+    for line in report.containers:
+        if line.remedy:
+            print(f"{line.container}: {line.remedy}", file=sys.stderr)
+
+
+def run_of(report: RunReport) -> metrics.Run:
+    """The figures of a run, for the metrics. Nothing to do is a success, too."""
+    moved = [line for line in report.containers if line.outcome == "moved"]
+    return metrics.Run(
+        outcomes=report.count(), sent=sum(line.sent for line in moved),
+        downtimes=[line.downtime for line in moved], seconds=report.seconds,
+        exit_code=report.exit_code, success=not report.exit_code or not report.containers,
+        now=time.time(),
+    )  # fmt: skip

@@ -1,0 +1,162 @@
+"""`migrate evacuate`: plan, run and record the way of many containers from this host to others."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from migrate import inventory
+from migrate.candidates import Wish, choose, look_at
+from migrate.docker_host import DockerHost
+from migrate.errors import OtherRun
+from migrate.evacuated import Record, Records
+from migrate.host_facts import HostFacts, facts
+from migrate.host_setup import host_id, make_state_dirs
+from migrate.pairing import Candidate, Host
+from migrate.plan import LeftOut, Move, Plan, Planner, with_left_out
+from migrate.progress_many import Quiet
+from migrate.run_report import RunReport, of_jobs, of_plan
+from migrate.runner import Runner
+from migrate.schedule import FAILED, GONE, LEFT, MOVED, Job, Schedule
+from transport.bucket import RateLimit
+from transport.errors import Failure
+
+RUN = Path("/run/migrate")
+MOST = 4  # migrations at once, unless told otherwise: more only wait for each other
+PER_MIGRATION = 4 << 20  # bytes per second that each should have of a limit
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a run. `parallel`: 0 for what suits; `words`: options of each `migrate move`."""
+
+    parallel: int = 0
+    bwlimit: RateLimit | None = None
+    split: bool = False
+    tcp: str = "established"
+    words: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def only_run(directory: Path = RUN) -> Iterator[int]:
+    """Hold the lock of `evacuate` and `return`; gives its descriptor, which heirs hold, too.
+
+    Raises OtherRun.
+    """
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fd = os.open(directory / "evacuate.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OtherRun("another `migrate evacuate` or `migrate return` runs here") from None
+        yield fd
+    finally:
+        os.close(fd)
+
+
+class Evacuation:
+    """What leaves this host, and where it can go. `plan` looks and plans, `run` moves."""
+
+    def __init__(self, wish: Wish, settings: Settings) -> None:
+        make_state_dirs()
+        self._settings = settings
+        self._docker = DockerHost()
+        self._here: HostFacts = facts()
+        self._names = choose(self._docker.containers(), wish)
+        self._planner: Planner | None = None
+        self.parallel = settings.parallel
+
+    @property
+    def nothing_to_do(self) -> bool:
+        return not self._names
+
+    def plan(self, hosts: Sequence[str]) -> Plan:
+        """Look at the containers and at the hosts; place them. Raises DockerUnavailable."""
+        candidates, immovable = look_at(self._docker, self._here, self._names, self._settings.tcp)
+        if not self.parallel:
+            self.parallel = fitting_parallel(
+                candidates, self._here.free_memory, self._settings.bwlimit
+            )
+        there: list[Host] = []
+        left_out: list[LeftOut] = []
+        if candidates:
+            there, left_out = inventory.ask(hosts, self._here, host_id(), self.parallel)
+        self._planner = Planner(
+            self._here, there, candidates, immovable, split=self._settings.split
+        )
+        return with_left_out(self._planner.plan(), left_out)
+
+    def run(self, plan: Plan, lock: int, shown: Quiet, records: Records) -> RunReport:
+        """Move what is planned. Returns when all of it has ended, also after a signal."""
+        assert self._planner
+        planner = self._planner
+        began = time.monotonic()
+        limit = RUN / "evacuate.limit"
+        limit.unlink(missing_ok=True)
+
+        def place(
+            names: Sequence[str], among: Collection[str] | None, without: Collection[str]
+        ) -> list[Move]:
+            return planner.place(names, among=among, without=without)[0]
+
+        schedule = Schedule(
+            plan.moves, self.parallel, place, planner.take_back, split=self._settings.split
+        )
+        runner = Runner(
+            schedule, lambda job: move_words(job, self._settings, limit), shown,
+            lambda job: records.write(record_of(job)), lambda job: note(records, job), lock,
+        )  # fmt: skip
+        runner.run()
+        seconds = time.monotonic() - began
+        return of_jobs("evacuate", plan, [*schedule.jobs.values()], seconds, runner.interrupted)
+
+
+def fitting_parallel(
+    candidates: Sequence[Candidate], free_memory: int | None, limit: RateLimit | None
+) -> int:
+    """How many at once: so that the checkpoints of all take up half of what is free here at most,
+    and that each has a fair share of the limit."""
+    most = MOST
+    if limit:
+        most = min(most, int(limit.rate // PER_MIGRATION))
+    largest = sorted((one.usage.images for one in candidates), reverse=True)
+    if free_memory is not None:
+        while most > 1 and sum(largest[:most]) > free_memory // 2:
+            most -= 1
+    return max(1, min(most, len(candidates)))
+
+
+def move_words(job: Job, settings: Settings, limit: Path) -> list[str]:
+    """The call of `migrate` for a job; all share one limit through its file."""
+    words = ["move", job.name, job.move.host, "--tcp", settings.tcp, *settings.words]
+    if settings.bwlimit:
+        words += ["--bwlimit", str(RateLimit(settings.bwlimit.rate, str(limit)))]
+    return words
+
+
+def record_of(job: Job, *, sure: bool = False) -> Record:
+    new_id = str(job.result.summary.get("new_id") or "") if job.result and sure else ""
+    return Record(
+        job.name, job.move.host, time.time(), sure=sure, new_id=new_id, project=job.move.project,
+        after=job.move.after, size=job.move.size,
+    )  # fmt: skip
+
+
+def note(records: Records, job: Job) -> None:
+    """A try has ended: the record of the container is made true."""
+    if job.state == MOVED:
+        with contextlib.suppress(Failure):  # a full disk: what was written before it left must do
+            records.write(record_of(job, sure=True))
+    elif job.state in (FAILED, GONE, LEFT):
+        records.drop(job.name)
+
+
+def dry_run(plan: Plan) -> RunReport:
+    """The plan, as a report."""
+    return of_plan("evacuate", plan)

@@ -1,0 +1,140 @@
+"""Which hosts there are to go to: names from several places, and what each host says of itself.
+
+Whoever cannot be reached, or cannot take in any container of this host, is left out, with a reason.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from migrate.agent_link import AgentLink
+from migrate.errors import BadPlan, CommandFailed
+from migrate.host_facts import HostFacts
+from migrate.pairing import Host, refuse_pair, refuse_probe
+from migrate.plan import LeftOut
+from migrate.protocol import Offer, Survey, call
+from migrate.run import run
+from transport.errors import Failure
+from transport.ssh_config import config_lines
+from transport.target import parse_target
+
+ANSWER = 60.0
+AT_ONCE = 8  # hosts that are asked at the same time
+SSH, DOCKER = "ssh", "docker"
+_HOST = re.compile(r"\s*Host(?:\s*=\s*|\s+)(.+?)\s*$", re.IGNORECASE)
+
+
+def names(given: Sequence[str], inventories: Sequence[str]) -> list[str]:
+    """The hosts named on the command line and in the inventories, each once, in that order.
+
+    An inventory is `ssh` (~/.ssh/config), `docker` (its contexts), or a file. Raises BadPlan when
+    one cannot be read, BadTarget for what is no host.
+    """
+    found = list(given)
+    for inventory in inventories:
+        if inventory == SSH:
+            found += of_ssh_config(config_lines(Path.home() / ".ssh" / "config"))
+        elif inventory == DOCKER:
+            found += of_contexts(_contexts())
+        else:
+            found += of_file(_text(Path(inventory)))
+    for name in found:
+        parse_target(name)
+    return list(dict.fromkeys(found))
+
+
+def of_ssh_config(lines: Iterable[str]) -> list[str]:
+    """The hosts of an ssh config that are named, not matched by a pattern."""
+    found = []
+    for line in lines:
+        match = _HOST.match(line.partition("#")[0])
+        for word in match[1].replace('"', " ").split() if match else ():
+            if not set(word) & set("*?!"):
+                found.append(word)
+    return found
+
+
+def of_contexts(text: str) -> list[str]:
+    """The hosts of `docker context ls --format json`, of the endpoints that are reached by ssh."""
+    found = []
+    for line in text.splitlines():
+        try:
+            entry = json.loads(line)
+            endpoint = str(entry.get("DockerEndpoint") or "")
+        except (ValueError, AttributeError):
+            continue
+        scheme, separator, rest = endpoint.partition("://")
+        if separator and scheme == "ssh":
+            found.append(rest.partition("/")[0])
+    return found
+
+
+def of_file(text: str) -> list[str]:
+    """One host per line; `#` begins a comment."""
+    lines = (line.partition("#")[0].split() for line in text.splitlines())
+    return [words[0] for words in lines if words]
+
+
+def _contexts() -> str:
+    try:
+        return run(["docker", "context", "ls", "--format", "{{json .}}"], timeout=20).stdout
+    except CommandFailed as failure:
+        raise BadPlan(f"Docker's contexts cannot be listed: {failure.message}") from failure
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadPlan(f"the inventory {path} cannot be read: {error}") from error
+
+
+def ask(
+    hosts: Sequence[str], here: HostFacts, own_id: str, parallel: int
+) -> tuple[list[Host], list[LeftOut]]:
+    """Ask all of them what they could take in; who does not answer, or cannot, is left out."""
+    with ThreadPoolExecutor(min(AT_ONCE, max(1, len(hosts)))) as pool:
+        answers = list(pool.map(lambda name: _ask(name, here, parallel), hosts))
+    return sort_out(answers, own_id)
+
+
+def sort_out(
+    answers: Sequence[Host | LeftOut], own_id: str
+) -> tuple[list[Host], list[LeftOut]]:  # fmt: skip
+    """Leave out this host, and all names of one host but the first."""
+    seen: dict[str, str] = {}
+    hosts: list[Host] = []
+    left_out: list[LeftOut] = []
+    for answer in answers:
+        if isinstance(answer, LeftOut):
+            left_out.append(answer)
+        elif answer.host_id and answer.host_id == own_id:
+            left_out.append(LeftOut(answer.name, "it is this host"))
+        elif answer.host_id and answer.host_id in seen:
+            same = f"it is the same host as {seen[answer.host_id]}"
+            left_out.append(LeftOut(answer.name, same))
+        else:
+            seen[answer.host_id] = answer.name
+            hosts.append(answer)
+    return hosts, left_out
+
+
+def _ask(name: str, here: HostFacts, parallel: int) -> Host | LeftOut:
+    try:
+        with AgentLink(name) as link:
+            greeting = link.greet()
+            skew = greeting.facts.wall_clock - time.time()
+            refuse_pair(here, greeting.facts)
+            offer = call(link.channel, Survey(), Offer, ANSWER)
+            refuse_probe(offer.probe)
+    except Failure as failure:
+        return LeftOut(name, failure.message, failure.remedy)
+    return Host(
+        name=name, facts=greeting.facts, view=offer.view, listening=offer.listening,
+        load=offer.load, skew=skew, host_id=greeting.host_id, parallel=parallel,
+    )  # fmt: skip

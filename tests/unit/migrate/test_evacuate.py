@@ -1,0 +1,256 @@
+"""migrate.evacuate, return_home, command_evacuate: how many, by which words, what is said."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migrate import command_evacuate, evacuate, return_home
+from migrate.cli import parser
+from migrate.command_evacuate import run_of, show
+from migrate.errors import OtherRun
+from migrate.evacuate import MOST, Settings, fitting_parallel, move_words, only_run
+from migrate.evacuated import Record, Records
+from migrate.plan import Move, Plan
+from migrate.run_report import of_jobs, of_plan
+from migrate.schedule import FAILED, GONE, LEFT, MOVED, UNSURE, Job, Result
+from tests.unit.migrate.fleet import MIB, candidate
+from transport.bucket import LEAST, RateLimit
+from transport.errors import HostUnreachable
+
+
+def job(name: str = "web", state: str = "running", result: Result | None = None) -> Job:
+    return Job(Move(name, "b", "", after=("db",), project="p", size=5), state, result=result)
+
+
+# -- how many -------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.integers(0, 500), max_size=9), st.none() | st.integers(0, 2000),
+    st.none() | st.integers(LEAST, 100 << 20),
+)  # fmt: skip
+def test_as_many_as_there_is_room_for(
+    images: list[int], free: int | None, limit: int | None
+) -> None:
+    candidates = [candidate(f"c{n}", images=size) for n, size in enumerate(images)]
+    memory = None if free is None else free * MIB
+    found = fitting_parallel(candidates, memory, RateLimit(limit) if limit else None)
+    assert 1 <= found <= max(1, min(MOST, len(images)))
+    if found > 1 and memory is not None:
+        assert sum(sorted(images)[-found:]) * MIB <= memory // 2
+    if found > 1 and limit:
+        assert limit / found >= evacuate.PER_MIGRATION
+
+
+@pytest.mark.parametrize(
+    ("containers", "limit", "expected"),
+    [(0, None, 1), (2, None, 2), (9, None, MOST), (9, 8 << 20, 2), (9, 1 << 20, 1)],
+)
+def test_as_many_to_return(containers: int, limit: float | None, expected: int) -> None:
+    found = return_home.fitting_parallel(containers, RateLimit(limit) if limit else None)
+    assert found == expected
+
+
+# -- by which words -------------------------------------------------------------------------------
+
+
+def given_of(words: list[str]) -> argparse.Namespace:
+    return parser().parse_args([*words, "--json", "--progress-json"])
+
+
+def test_all_migrations_of_a_run_share_its_limit() -> None:
+    settings = Settings(
+        bwlimit=RateLimit(1 << 20, "/ignored"), tcp="close", words=("--max-freeze=5",)
+    )
+    given = given_of(move_words(job(), settings, Path("/run/limit")))
+    assert (given.command, given.container, given.host) == ("move", "web", "b")
+    assert given.bwlimit == RateLimit(1 << 20, "/run/limit")
+    assert (given.tcp, given.max_freeze) == ("close", 5.0)
+    assert given_of(move_words(job(), Settings(), Path("/x"))).bwlimit is None
+
+
+@pytest.mark.parametrize(("parallel", "share"), [(4, 1 << 18), (1000, LEAST)])
+def test_those_that_return_have_their_parts(parallel: int, share: float) -> None:
+    settings = Settings(bwlimit=RateLimit(1 << 20))
+    given = given_of(return_home.fetch_words(job(), settings, parallel))
+    assert (given.command, given.container, given.host) == ("fetch", "web", "b")
+    assert given.bwlimit == RateLimit(share)
+
+
+# -- the lock and the records ---------------------------------------------------------------------
+
+
+def test_one_run_at_a_time(tmp_path: Path) -> None:
+    with only_run(tmp_path / "run") as lock:
+        os.fstat(lock)
+        with pytest.raises(OtherRun), only_run(tmp_path / "run"):
+            raise AssertionError
+    with only_run(tmp_path / "run"):
+        pass
+
+
+def test_the_lock_lasts_as_long_as_an_heir_has_it(tmp_path: Path) -> None:
+    with only_run(tmp_path) as lock:
+        heir = os.dup(lock)
+    with pytest.raises(OtherRun), only_run(tmp_path):
+        raise AssertionError
+    os.close(heir)
+    with only_run(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("state", "kept", "sure"),
+    [
+        (MOVED, True, True), ("waiting", True, False), (UNSURE, True, False),
+        (FAILED, False, False), (GONE, False, False), (LEFT, False, False),
+    ],
+)  # fmt: skip
+def test_the_record_is_true_after_each_try(
+    tmp_path: Path, state: str, kept: bool, sure: bool
+) -> None:
+    records = Records(tmp_path)
+    records.write(evacuate.record_of(job()))
+    evacuate.note(records, job(state=state, result=Result(0, summary={"new_id": "new"})))
+    found = records.all()
+    assert bool(found) == kept
+    if kept:
+        (record,) = found
+        assert (record.host, record.sure, record.after, record.size) == ("b", sure, ("db",), 5)
+        assert record.new_id == ("new" if sure else "")
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "kept", "becomes"),
+    [
+        (MOVED, 0, False, MOVED), (GONE, 10, False, GONE), (GONE, 11, True, FAILED),
+        (FAILED, 51, True, FAILED), (LEFT, 130, True, LEFT), (UNSURE, 60, True, UNSURE),
+    ],
+)  # fmt: skip
+def test_the_record_of_what_returned_is_dropped(
+    tmp_path: Path, state: str, code: int, kept: bool, becomes: str
+) -> None:
+    records = Records(tmp_path)
+    records.write(evacuate.record_of(job(), sure=True))
+    one = job(state=state, result=Result(code))
+    return_home.note(records, one)
+    assert bool(records.all()) == kept
+    assert one.state == becomes
+
+
+def test_which_are_meant() -> None:
+    records = [Record("a", "x", 1.0), Record("b", "y", 2.0), Record("c", "x", 3.0)]
+    assert return_home.wanted(records, [], "") == records
+    assert [r.name for r in return_home.wanted(records, [], "x")] == ["a", "c"]
+    assert [r.name for r in return_home.wanted(records, ["b", "c"], "x")] == ["c"]
+
+
+class Docker:
+    def containers(self) -> list[dict[str, Any]]:
+        return [
+            {"Names": ["/here", "/x/link"], "State": "running"},
+            {"Names": ["/stopped"], "State": "exited"},
+        ]
+
+
+def test_what_runs_here_needs_no_record(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    for name in ("here", "stopped", "away"):
+        records.write(Record(name, "b", 1.0))
+    return_home.forget_those_here(records, Docker())  # type: ignore[arg-type]
+    assert [record.name for record in records.all()] == ["away", "stopped"]
+
+
+def test_the_plan_of_a_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    def settle(host: str) -> list[str]:
+        if host == "dead":
+            raise HostUnreachable("nothing answers")
+        return []
+
+    monkeypatch.setattr(return_home, "settle", settle)
+    planned = return_home.plan([
+        Record("web", "b", 1.0, after=("db", "lost"), size=1), Record("db", "b", 1.0, size=9),
+        Record("lost", "dead", 1.0),
+    ])  # fmt: skip
+    assert [(move.name, move.after) for move in planned.moves] == [("db", ()), ("web", ("db",))]
+    (stay,) = planned.stays
+    assert (stay.name, stay.code) == ("lost", "HostUnreachable")
+    assert [one.host for one in planned.left_out] == ["dead"]
+
+
+# -- what is said ---------------------------------------------------------------------------------
+
+
+def said(capsys: pytest.CaptureFixture[str], words: list[str], *jobs: Job) -> tuple[str, str]:
+    given = parser().parse_args(["evacuate", "b", *words])
+    show(given, of_jobs("evacuate", Plan((), ()), jobs, 1.0))
+    captured = capsys.readouterr()
+    return captured.out, captured.err
+
+
+GOOD = Result(0, summary={"downtime": 0.2, "total": 1.0, "sent": 10})
+
+
+def test_success_says_nothing_to_cron(capsys: pytest.CaptureFixture[str]) -> None:
+    assert said(capsys, [], job(state=MOVED, result=GOOD)) == ("", "")
+    assert said(capsys, []) == ("", "")
+
+
+def test_failures_are_said_with_their_remedies(capsys: pytest.CaptureFixture[str]) -> None:
+    bad = replace(job("db", FAILED), result=Result(42, "no", "free the port"), note="no room")
+    out, err = said(capsys, [], job(state=MOVED, result=GOOD), bad)
+    assert "1 of 2 moved" in out
+    assert "no room" in out
+    assert err == "db: free the port\n"
+
+
+def test_more_is_said_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = said(capsys, ["-v"], job(state=MOVED, result=GOOD))
+    assert "1 of 1 moved" in out
+    assert said(capsys, ["-v"])[0] == "nothing to do\n"
+
+
+def test_json_is_always_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads(said(capsys, ["--json"])[0])["error"] == "NothingToDo"
+
+
+def test_figures_for_the_metrics() -> None:
+    jobs = [job(state=MOVED, result=GOOD), job("db", FAILED, Result(42))]
+    run = run_of(of_jobs("evacuate", Plan((), ()), jobs, 1.0))
+    assert (run.outcomes["moved"], run.outcomes["failed"], run.sent) == (1, 1, 10)
+    assert (run.downtimes, run.success, run.exit_code) == ([0.2], False, 80)
+    assert run_of(of_plan("return", Plan((), ()))).success  # nothing to do is a success
+
+
+def test_metrics_that_cannot_be_written_do_not_hide_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["evacuate", "b", "--metrics", str(tmp_path / "none" / "m.prom")]
+    given = parser().parse_args(words)
+    report = of_jobs("evacuate", Plan((), ()), [job(state=MOVED, result=GOOD)], 1.0)
+    assert command_evacuate._finish(given, report, 0.0) == 1
+    assert "metrics" in capsys.readouterr().err
+    report = of_jobs("evacuate", Plan((), ()), [job(state=FAILED, result=Result(42))], 1.0)
+    assert command_evacuate._finish(given, report, 0.0) == 80
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["evacuate", "b", "--parallel", "0"], ["evacuate", "b", "--bwlimit", "fast"],
+        ["return", "--parallel", "x"], ["fetch", "web"], ["source"],
+    ],
+)  # fmt: skip
+def test_wrong_words_are_refused(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(words)
+    assert ended.value.code == 2

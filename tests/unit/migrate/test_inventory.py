@@ -1,0 +1,149 @@
+"""migrate.inventory: names from several places, and who of them counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migrate import inventory
+from migrate.errors import BadPlan
+from migrate.inventory import ask, names, of_contexts, of_file, of_ssh_config, sort_out
+from migrate.pairing import Host
+from migrate.placement import DestinationView
+from migrate.plan import LeftOut
+from migrate.protocol import Greeting, Listener, Message, Offer, Survey
+from tests.unit.migrate.fleet import FACTS, host
+from tests.unit.migrate.test_pairing import fit_facts
+from transport.errors import BadTarget, HostUnreachable
+
+CONFIG = """\
+# Host commented
+Host one  two # a comment
+    HostName 10.0.0.1
+HOST=three
+Host * !four f?ve
+Host "six"
+Match host seven
+Hostname eight
+"""
+
+
+def test_an_ssh_config_names_hosts() -> None:
+    assert of_ssh_config(CONFIG.splitlines()) == ["one", "two", "three", "six"]
+
+
+def test_contexts_of_docker_that_are_reached_by_ssh() -> None:
+    lines = [
+        json.dumps({"Name": "default", "DockerEndpoint": "unix:///var/run/docker.sock"}),
+        json.dumps({"Name": "b", "DockerEndpoint": "ssh://root@b:2222"}),
+        json.dumps({"Name": "c", "DockerEndpoint": "ssh://c/run/docker.sock"}),
+        json.dumps({"Name": "t", "DockerEndpoint": "tcp://d:2376"}),
+        json.dumps({"Name": "none", "DockerEndpoint": None}),
+        "no json", "[]",
+    ]  # fmt: skip
+    assert of_contexts("\n".join(lines)) == ["root@b:2222", "c"]
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_read(text: str) -> None:
+    for reader in (of_contexts, of_file, lambda t: of_ssh_config(t.splitlines())):
+        assert all(name and " " not in name for name in reader(text))
+
+
+def test_a_file_has_one_host_per_line() -> None:
+    assert of_file("a\n\n# all\n root@b:22   # the big one\n\tc d\n") == ["a", "root@b:22", "c"]
+
+
+def test_all_places_together_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/config").write_text("Include more\nHost two\n")
+    (tmp_path / ".ssh/more").write_text("Host three\n")
+    (tmp_path / "list").write_text("two\nfour\n")
+    monkeypatch.setattr(inventory, "_contexts", lambda: '{"DockerEndpoint": "ssh://five"}')
+    given_ = ["one", "two"]
+    found = names(given_, ["ssh", str(tmp_path / "list"), "docker"])
+    assert found == ["one", "two", "three", "four", "five"]
+
+
+def test_no_ssh_config_names_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert names([], ["ssh"]) == []
+
+
+def test_a_file_that_is_not_there_is_a_bad_plan(tmp_path: Path) -> None:
+    with pytest.raises(BadPlan, match="no-such"):
+        names([], [str(tmp_path / "no-such")])
+
+
+def test_what_is_no_host_is_refused() -> None:
+    with pytest.raises(BadTarget):
+        names(["-oProxyCommand=x"], [])
+
+
+def test_this_host_and_second_names_are_left_out() -> None:
+    there: list[Host | LeftOut] = [host("a"), host("b"), LeftOut("c", "dead"), host("d")]
+    twin = Host("b-again", FACTS, DestinationView(), host_id="id-b")
+    hosts, left_out = sort_out([*there, twin], "id-a")
+    assert [one.name for one in hosts] == ["b", "d"]
+    assert [(one.host, one.why) for one in left_out] == [
+        ("a", "it is this host"), ("c", "dead"),
+        ("b-again", "it is the same host as b"),
+    ]  # fmt: skip
+
+
+class Link:
+    """Stands for AgentLink: hosts that answer, do not answer, or are not fit."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.channel = name
+
+    def __enter__(self) -> Link:
+        if self.name == "dead":
+            raise HostUnreachable("nothing answers at dead")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def greet(self) -> Greeting:
+        facts: Any = FACTS if self.name == "unfit" else fit_facts()
+        facts = msgspec.structs.replace(facts, wall_clock=50.0)
+        return Greeting(protocol=1, version="", facts=facts, host_id=f"id-{self.name}")
+
+
+@contextmanager
+def links(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def call(channel: str, request: Message, reply: type, timeout: float) -> Offer:
+        assert isinstance(request, Survey)
+        probe = "no sockets" if channel == "probe" else ""
+        return Offer(DestinationView(cpus=3), (Listener("tcp", "::", 80),), 1.5, probe)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inventory, "AgentLink", Link)
+        patched.setattr(inventory, "call", call)
+        patched.setattr("time.time", lambda: 48.0)
+        yield
+
+
+def test_hosts_are_asked_and_the_others_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    here: Any = fit_facts()
+    with links(monkeypatch):
+        hosts, left_out = ask(["good", "dead", "unfit", "probe"], here, "id-here", 3)
+    (good,) = hosts
+    assert (good.name, good.load, good.parallel, good.skew) == ("good", 1.5, 3, 2.0)
+    assert good.view.cpus == 3
+    assert good.listening == (Listener("tcp", "::", 80),)
+    reasons = {one.host: one.why for one in left_out}
+    assert reasons["dead"] == "nothing answers at dead"
+    assert "at the destination" in reasons["unfit"]
+    assert "no sockets" in reasons["probe"]

@@ -1,0 +1,229 @@
+"""migrate.plan: everybody is placed, nobody where there is no room, and for a reason."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from migrate.candidates import Immovable
+from migrate.errors import Unsupported
+from migrate.pairing import Candidate, Host, fit, take_in
+from migrate.plan import Plan, Planner
+from tests.unit.migrate import fleet
+from tests.unit.migrate.fleet import FACTS, app_network, candidate, host
+from transport.errors import Failure
+
+
+def plan(
+    hosts: list[Host], containers: list[Candidate], immovable: tuple[Immovable, ...] = (),
+    *, split: bool = False,
+) -> Plan:  # fmt: skip
+    return Planner(FACTS, hosts, containers, immovable, split=split).plan()
+
+
+def where(made: Plan) -> dict[str, str]:
+    return {move.name: move.host for move in made.moves}
+
+
+SMALLER = settings(max_examples=120, deadline=None)
+
+
+@SMALLER
+@given(fleet.hosts(), fleet.candidates(), st.booleans())
+def test_everybody_moves_or_stays_once(
+    hosts: list[Host], containers: list[Candidate], split: bool
+) -> None:
+    made = plan(hosts, containers, split=split)
+    names = [move.name for move in made.moves] + [stay.name for stay in made.stays]
+    assert sorted(names) == sorted(one.name for one in containers)
+    assert all(move.why for move in made.moves)
+    assert all(stay.why for stay in made.stays)
+
+
+@SMALLER
+@given(fleet.hosts(), fleet.candidates(), st.booleans(), st.randoms())
+def test_they_fit_in_whatever_the_order_of_arrival(
+    hosts: list[Host], containers: list[Candidate], split: bool, order: random.Random
+) -> None:
+    made = plan(hosts, containers, split=split)
+    there = {one.name: one for one in hosts}
+    by_name = {one.name: one for one in containers}
+    moves = list(made.moves)
+    order.shuffle(moves)
+    for move in moves:
+        one = by_name[move.name]
+        placed = fit(FACTS, one, there[move.host])  # raises when there is no room
+        there[move.host] = take_in(one, there[move.host], placed.placement)
+
+
+@SMALLER
+@given(fleet.hosts(), fleet.candidates())
+def test_who_stays_really_has_nowhere_to_go(hosts: list[Host], containers: list[Candidate]) -> None:
+    planner = Planner(FACTS, hosts, containers)
+    made = planner.plan()
+    projects = defaultdict(list)
+    for one in containers:
+        projects[one.project or one.name].append(one.name)
+    for names in projects.values():
+        if names[0] in {stay.name for stay in made.stays}:
+            assert planner.place(names)[0] == []
+
+
+@SMALLER
+@given(fleet.hosts(), fleet.candidates())
+def test_projects_stay_together(hosts: list[Host], containers: list[Candidate]) -> None:
+    places = where(plan(hosts, containers))
+    for project in ("shop", "blog"):
+        members = [one.name for one in containers if one.project == project]
+        assert len({places.get(name, "here") for name in members}) <= 1
+
+
+@SMALLER
+@given(fleet.hosts(), fleet.candidates(), st.booleans())
+def test_dependencies_come_first_and_are_waited_for(
+    hosts: list[Host], containers: list[Candidate], split: bool
+) -> None:
+    made = plan(hosts, containers, split=split)
+    by_name = {one.name: one for one in containers}
+    before: set[str] = set()
+    moving = {move.name for move in made.moves}
+    for move in made.moves:
+        assert set(move.after) & moving <= before
+        assert {by_name[name].service for name in move.after} <= set(by_name[move.name].depends_on)
+        before.add(move.name)
+
+
+@SMALLER
+@given(fleet.hosts(), fleet.candidates(), st.randoms())
+def test_the_order_of_what_is_given_means_nothing(
+    hosts: list[Host], containers: list[Candidate], order: random.Random
+) -> None:
+    first = plan(hosts, containers)
+    hosts, containers = list(hosts), list(containers)
+    order.shuffle(hosts)
+    order.shuffle(containers)
+    assert plan(hosts, containers) == first
+
+
+@SMALLER
+@given(fleet.hosts(), fleet.candidates(), st.randoms())
+def test_what_is_taken_back_is_free_again(
+    hosts: list[Host], containers: list[Candidate], order: random.Random
+) -> None:
+    """After all have been taken back, in any order, the same plan can be made once more."""
+    planner = Planner(FACTS, hosts, containers)
+    first = planner.plan()
+    moves = list(first.moves)
+    order.shuffle(moves)
+    for move in moves:
+        planner.take_back(move.name, move.host)
+    assert where(planner.plan()) == where(first)
+
+
+# -- examples -------------------------------------------------------------------------------------
+
+
+def test_two_of_one_port_go_to_two_hosts_and_the_third_stays() -> None:
+    three = [candidate(name, port=80) for name in "abc"]
+    made = plan([host("x"), host("y")], three)
+    assert sorted(where(made).values()) == ["x", "y"]
+    (stay,) = made.stays
+    assert "80/tcp" in stay.why
+    assert set(stay.refused) == {"x", "y"}
+
+
+def test_they_are_spread() -> None:
+    made = plan([host("x"), host("y"), host("z")], [candidate(f"c{n}") for n in range(12)])
+    placed = list(where(made).values())
+    assert [placed.count(name) for name in "xyz"] == [4, 4, 4]
+
+
+def test_a_busy_host_gets_less() -> None:
+    hosts = [host("busy", cpus=4, load=3.0), host("idle", cpus=4)]
+    made = plan(hosts, [candidate(f"c{n}", cpu=0.5) for n in range(4)])
+    placed = list(where(made).values())
+    assert placed.count("idle") > placed.count("busy")
+
+
+def test_a_host_with_the_image_comes_first_among_equals() -> None:
+    made = plan([host("a"), host("b", images=("app",))], [candidate("c", image=100)])
+    (move,) = made.moves
+    assert move.host == "b"
+    assert "has the image" in move.why
+    assert move.refused == {"a": "less is left over than on b"}
+
+
+def test_the_smallest_moves_first() -> None:
+    sizes = {"big": 300, "small": 1, "middle": 50}
+    made = plan([host("x", memory=5000)], [candidate(n, memory=m) for n, m in sizes.items()])
+    assert [move.name for move in made.moves] == ["small", "middle", "big"]
+
+
+def shop(**sizes: int) -> list[Candidate]:
+    needs = {"db": (), "cache": (), "web": ("db", "cache"), "proxy": ("web",)}
+    return [
+        candidate(f"shop-{name}", memory=sizes.get(name, 10), project="shop", service=name,
+                  depends_on=needs[name], network=app_network())
+        for name in needs
+    ]  # fmt: skip
+
+
+def test_a_project_moves_in_its_order_even_when_its_base_is_the_largest() -> None:
+    made = plan([host("x")], shop(db=200))
+    names = [move.name for move in made.moves]
+    assert names == ["shop-cache", "shop-db", "shop-web", "shop-proxy"]
+
+
+def test_a_project_that_fits_only_in_parts_stays_unless_it_may_be_split() -> None:
+    hosts = [host("x", memory=450), host("y", memory=450)]
+    containers = shop(db=200, web=200)
+    whole = plan(hosts, containers)
+    assert whole.moves == ()
+    assert all("MiB" in stay.why for stay in whole.stays)
+    assert len(plan(hosts, containers, split=True).moves) == 4
+
+
+def test_a_project_with_one_that_cannot_move_stays_unless_it_may_be_split() -> None:
+    stuck = Immovable("shop-files", Unsupported("it has a bind mount"), "shop")
+    other = candidate("other")
+    made = plan([host("x")], [*shop(), other], (stuck,))
+    assert where(made) == {"other": "x"}
+    assert {stay.name for stay in made.stays} == {"shop-files", *(one.name for one in shop())}
+    assert all("shop-files" in s.why or "bind mount" in s.why for s in made.stays)
+    assert len(plan([host("x")], [*shop(), other], (stuck,), split=True).moves) == 5
+
+
+def test_without_hosts_everybody_stays() -> None:
+    made = plan([], [candidate("a")])
+    assert [stay.why for stay in made.stays] == ["there is no host for it"]
+
+
+def test_a_circle_of_dependencies_is_cut() -> None:
+    pair = [
+        candidate("a", project="p", service="a", depends_on=("b",)),
+        candidate("b", project="p", service="b", depends_on=("a",)),
+        candidate("c", project="p", service="c", depends_on=("c",)),
+    ]
+    made = plan([host("x")], pair)
+    assert [move.name for move in made.moves] == ["a", "b", "c"]
+
+
+def test_among_and_without() -> None:
+    planner = Planner(FACTS, [host("x"), host("y"), host("z")], [candidate("a")])
+    assert planner.place(["a"], without=["x", "y"])[0][0].host == "z"
+    planner.take_back("a", "z")
+    assert planner.place(["a"], among=["y"])[0][0].host == "y"
+    planner.take_back("a", "y")
+    assert planner.place(["a"], among=["y"], without=["y"]) == ([], {})
+
+
+def test_a_failure_of_one_of_a_group_leaves_the_host_as_it_was() -> None:
+    planner = Planner(FACTS, [host("x", memory=100)], shop(db=10, proxy=400))
+    assert planner.place([one.name for one in shop()])[0] == []
+    with pytest.raises(Failure):
+        fit(FACTS, candidate("big", memory=60), host("x", memory=100))
+    assert planner.place(["shop-db"])[0][0].host == "x"
