@@ -9,7 +9,7 @@ import sys
 from migrate import forward, forward_store
 from migrate.errors import ContainerNotFound
 from migrate.forward_record import ANCHOR, Forward
-from migrate.network_move import end_both
+from migrate.network_move import end_both, lay_again
 from transport.errors import BadTarget
 
 
@@ -56,12 +56,15 @@ def describe(record: Forward, *, laid: bool) -> str:
 
 
 def apply(given: argparse.Namespace) -> int:
-    failed = forward.apply_all()
+    said, failed = lay_again()
     if given.json:
-        print(json.dumps({"failed": failed}))
-    for problem in failed:
-        print(f"migrate: {problem}", file=sys.stderr)
-    return 1 if failed else 0
+        shown = [{"error": f.code, "message": f.message, "remedy": f.remedy} for f in failed]
+        print(json.dumps({"applied": said, "failed": shown}))
+    else:
+        print("\n".join(said or ["no forwards"]))
+    for failure in failed:
+        print(f"migrate: {failure.message}", file=sys.stderr)
+    return failed[0].exit_code if failed else 0
 
 
 def remove(given: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import msgspec
 from migrate import conntrack, forward_rules, forward_store
 from migrate.conntrack import Entry
 from migrate.errors import CommandFailed, PlacementFailed
-from migrate.forward_record import ANCHOR, MARK, Forward
+from migrate.forward_record import ANCHOR, MARK, Forward, checked
 from migrate.network_facts import SYSCTL
 from migrate.run import Waiting, run, tail
 
@@ -109,7 +109,7 @@ def follow(old: str, new: Forward) -> None:
     beside = msgspec.structs.replace(
         forward, id=new.id, path=new.path, peer=new.peer, peer_id=new.peer_id, away=False
     )
-    lay(forward_store.claim(beside))
+    lay(forward_store.claim(checked(beside)))
 
 
 def switch_over(old: str, new: str) -> None:
@@ -145,17 +145,6 @@ def remove(ident: str) -> None:
     if forward.container:
         (WATCHED / forward.container).unlink(missing_ok=True)
     forward_store.delete(ident)
-
-
-def apply_all() -> list[str]:
-    """Lay every forward on record again: after a boot. Gives the sentences of those that failed."""
-    failed = []
-    for forward in forward_store.read_all():
-        try:
-            lay(forward)
-        except CommandFailed as problem:
-            failed.append(f"{forward.name}: {problem.message}")
-    return failed
 
 
 def laid(forward: Forward) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ import msgspec
 from migrate.container_spec import ContainerSpec
 from migrate.network_facts import NetworkFacts
 from migrate.networks import EndpointSpec
+from transport.errors import StreamCorrupt
 
 ANCHOR, TARGET = "anchor", "target"
 MARK = 0x10000000
@@ -88,6 +90,33 @@ class Forward(msgspec.Struct, frozen=True):
     @property
     def tag(self) -> str:
         return f"migrate:{self.id}"
+
+
+def checked(forward: Forward) -> Forward:
+    """Give it back, or raise StreamCorrupt: what another host says becomes words for nft and ip."""
+    path = forward.path
+    addresses = [forward.address, path.here, path.there, path.gateway]
+    addresses += [port.host_ip for port in forward.ports if port.host_ip]
+    numbers = [port for one in forward.ports for port in (one.host_port, one.port)]
+    try:
+        for address in addresses:
+            ipaddress.IPv4Address(address)
+        ipaddress.IPv4Network(forward.subnet)
+    except ValueError as problem:
+        raise StreamCorrupt(f"not a forward: {problem}") from problem
+    words = (
+        all(re.fullmatch(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", mac) for mac in (path.mac, path.peer_mac))
+        and re.fullmatch(r"[\w.@:-]{1,15}", path.device, re.ASCII)
+        and re.fullmatch(r"[a-z0-9]{8,32}", forward.id)
+        and path.kind in ("direct", "vxlan")
+        and forward.role in (ANCHOR, TARGET)
+        and all(port.protocol in PROTOCOLS for port in forward.ports)
+        and all(0 < number < 1 << 16 for number in [*numbers, path.mtu])
+        and 0 <= path.vni < 1 << 24
+    )
+    if not words:
+        raise StreamCorrupt(f"not a forward: {forward}")
+    return forward
 
 
 def published(spec: ContainerSpec) -> tuple[Published, ...]:

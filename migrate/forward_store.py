@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,11 +14,14 @@ import msgspec
 from migrate.config_file import replace
 from migrate.errors import ConfigBroken
 from migrate.forward_record import Forward
+from transport.errors import StreamCorrupt
 
 DIRECTORY = Path("/var/lib/migrate/forwards")
 
 
 def _path(ident: str, directory: Path) -> Path:
+    if not re.fullmatch(r"[a-z0-9]{8,32}", ident):  # it may come from another host
+        raise StreamCorrupt(f"not the id of a forward: {ident!r}")
     return directory / f"{ident}.json"
 
 

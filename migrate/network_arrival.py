@@ -8,7 +8,7 @@ from migrate import conntrack, forward, forward_store
 from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
 from migrate.errors import PlacementFailed
-from migrate.forward_record import ANCHOR, MARK, TARGET, Forward, bridge_name
+from migrate.forward_record import ANCHOR, MARK, TARGET, Forward, bridge_name, checked
 from migrate.journal import Journal
 from migrate.undo import LeadAway, RemoveForward
 from transport.errors import StreamCorrupt
@@ -29,6 +29,7 @@ class Arrival:
         """This host is to be the target: what comes from the anchor goes in, answers go back."""
         if record.role != TARGET or record.id != self._journal.header.session:
             raise StreamCorrupt("not the record of this session's target")
+        checked(record)
         inspected = self._docker.inspect_network(record.network)
         self._journal.push(RemoveForward(record.id))
         laid = forward_store.claim(

@@ -12,7 +12,7 @@ from migrate import forward, forward_store
 from migrate.agent_link import AgentLink
 from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
-from migrate.errors import CommandFailed, Unsupported
+from migrate.errors import CommandFailed, ContainerNotFound, Unsupported
 from migrate.forward_record import ANCHOR, TARGET, Forward, bridge_name
 from migrate.journal import Header, Journal
 from migrate.network_facts import NetworkFacts
@@ -187,6 +187,37 @@ def end_both(record: Forward) -> str:
     except Failure as failure:
         problem = failure.message
     return f"{record.peer} could not be told: {problem}; `migrate forward remove` there does it"
+
+
+def lay_again(*, all_of_them: bool = True) -> tuple[list[str], list[Failure]]:
+    """Lay the forwards on record, as after a boot; one to a container that is gone ends.
+
+    Gives what was done, in sentences, and what failed. Not `all_of_them`: those not in force.
+    """
+    said: list[str] = []
+    failed: list[Failure] = []
+    for record in forward_store.read_all():
+        if not all_of_them and forward.laid(record):
+            continue
+        try:
+            if record.role == TARGET and not _there(record.container):
+                said.append(f"forward {record.id}: container {record.name} is gone; it ends")
+                if warning := end_both(record):
+                    said.append(warning)
+                continue
+            forward.lay(record)
+            said.append(f"forward {record.id} of container {record.name} is in force")
+        except Failure as failure:
+            failed.append(failure)
+    return said, failed
+
+
+def _there(container: str) -> bool:
+    try:
+        DockerHost().inspect_container(container)
+    except ContainerNotFound:
+        return False
+    return True
 
 
 def _switch_over(record: Forward) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import time
 from pathlib import Path
 
+from migrate import forward, forward_store
 from migrate.docker_host import DockerHost
 from migrate.errors import AgentFailed, Busy, ContainerNotFound
 from migrate.held_restore import PENDING, supervisor_is_done
@@ -26,7 +27,7 @@ from migrate.journal import (
 from migrate.protocol import SESSION, Outcome
 from migrate.runtime import RAN
 from migrate.source_end import end_source_copy
-from migrate.undo import RemoveContainer, RenameBack, Unmount
+from migrate.undo import LeadAway, RemoveContainer, RenameBack, Unmount
 from transport.errors import StreamCorrupt
 
 SUPERVISOR_PATIENCE = 60.0
@@ -97,6 +98,8 @@ def _settle(journal: Journal) -> None:
     for step in journal.steps:
         if isinstance(step, RenameBack):  # the stopped one that --force has replaced
             docker.remove(step.container)
+        if isinstance(step, LeadAway) and (record := forward_store.find(step.ident)):
+            forward.end(record)  # it is home
     journal.tidy()
 
 
@@ -125,4 +128,8 @@ def outcome(session: str, directory: Path = DIRECTORY) -> Outcome:
 def forget(session: str, directory: Path = DIRECTORY) -> None:
     """The source has ended its copy: nobody will ask for this session again."""
     with contextlib.suppress(FileNotFoundError):  # somebody was faster
-        Journal.reopen(find(session, "destination", directory)).close(finished=True)
+        journal = Journal.reopen(find(session, "destination", directory))
+        for step in journal.steps:
+            if isinstance(step, LeadAway):
+                forward.remove(step.ident)
+        journal.close(finished=True)

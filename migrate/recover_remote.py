@@ -9,6 +9,7 @@ from migrate.agent_link import AgentLink, link_to
 from migrate.errors import AgentFailed, Busy, OutcomeUnknown
 from migrate.fetch import recover_destination
 from migrate.journal import COMMIT_SENT, CONFIRMED, DIRECTORY, Journal, find, read_all
+from migrate.network_move import lay_again
 from migrate.protocol import AskOutcome, Done, Finish, Outcome, call
 from migrate.recover import recover_local
 from migrate.source_end import end_source_copy
@@ -20,7 +21,8 @@ LinkTo = Callable[[str], AgentLink]
 
 
 def recover_all() -> tuple[list[str], list[Failure]]:
-    """Recover every session of which the process is dead. Gives what was done, what failed."""
+    """Recover every session of which the process is dead, and, after a boot, forwards that are
+    not in force. Gives what was done, what failed."""
     said: list[str] = []
     failed: list[Failure] = []
     for header in read_all(DIRECTORY):
@@ -33,7 +35,8 @@ def recover_all() -> tuple[list[str], list[Failure]]:
             continue
         except Failure as failure:
             failed.append(failure)
-    return said, failed
+    again, not_again = lay_again(all_of_them=False)
+    return said + again, failed + not_again
 
 
 def recover_source(session: str, link: LinkTo = link_to) -> str:

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
-from migrate.forward_record import Published, bridge_name, paths, published, tunnel, way_endpoint
+import pytest
+from msgspec.structs import replace
+
+from migrate.forward_record import (
+    Published,
+    address_towards,
+    bridge_name,
+    checked,
+    paths,
+    published,
+    tunnel,
+    way_endpoint,
+)
 from migrate.network_facts import Interface, NetworkFacts
 from migrate.networks import EndpointSpec, NetworkSpec, SubnetSpec
-from tests.unit.migrate.forwards import APP, FAR, HERE, IDENT, A, B, spec
+from tests.unit.migrate.forwards import (
+    APP,
+    DIRECT,
+    FAR,
+    HERE,
+    IDENT,
+    TARGETED,
+    TUNNELLED,
+    A,
+    B,
+    forward,
+    spec,
+)
+from transport.errors import StreamCorrupt
 
 
 def bound(host_ip: str, host_port: str = "8080") -> list[dict[str, str]]:
@@ -90,3 +115,36 @@ def test_the_bridge_of_a_network() -> None:
     assert bridge_name({"Id": "abcdef0123456789", "Options": {}}) == "br-abcdef012345"
     named = {"Options": {"com.docker.network.bridge.name": "docker0"}, "Id": "x"}
     assert bridge_name(named) == "docker0"
+
+
+def test_records_of_ours_are_taken() -> None:
+    for record in (forward(), TUNNELLED, TARGETED):
+        assert checked(record) == record
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": "../../etc/x"},
+        {"role": "neither"},
+        {"address": "10.0.0.1; flush ruleset"},
+        {"subnet": "10.0.0.0/33"},
+        {"ports": (Published("tcp", "", 0, 80),)},
+        {"ports": (Published("tcp", "x", 80, 80),)},
+        {"ports": (Published("tcp; drop", "", 80, 80),)},
+        {"path": replace(DIRECT, device='eth0"; drop')},
+        {"path": replace(DIRECT, peer_mac="02:00")},
+        {"path": replace(DIRECT, kind="gre")},
+        {"path": replace(DIRECT, gateway="fe80::1")},
+        {"path": replace(DIRECT, vni=1 << 24)},
+    ],
+)
+def test_what_could_be_more_than_a_word_is_not(wrong: dict[str, Any]) -> None:
+    with pytest.raises(StreamCorrupt):
+        checked(forward(**wrong))
+
+
+def test_the_address_that_another_host_sees() -> None:
+    two = NetworkFacts((Interface("eth0", "192.0.2.1/24"), Interface("eth1", "10.77.0.11/24")))
+    assert address_towards(two, "10.77.0.12", "192.0.2.1") == "10.77.0.11"
+    assert address_towards(two, "203.0.113.1", "192.0.2.1") == "192.0.2.1"

@@ -11,6 +11,7 @@ import pytest
 from migrate import forward_store
 from migrate.errors import ConfigBroken
 from tests.unit.migrate.forwards import TARGETED, TUNNELLED, forward
+from transport.errors import StreamCorrupt
 
 
 def test_a_record_comes_back_and_is_for_root_alone(tmp_path: Path) -> None:
@@ -20,7 +21,7 @@ def test_a_record_comes_back_and_is_for_root_alone(tmp_path: Path) -> None:
         assert forward_store.find(record.id, top) == record
     assert stat.S_IMODE(top.stat().st_mode) == 0o700
     assert {stat.S_IMODE(path.stat().st_mode) for path in top.iterdir()} == {0o600}
-    assert forward_store.find("nothing", top) is None
+    assert forward_store.find("f" * 16, top) is None
 
 
 def test_each_has_a_slot_of_its_own_and_a_free_one_is_taken_again(tmp_path: Path) -> None:
@@ -31,6 +32,12 @@ def test_each_has_a_slot_of_its_own_and_a_free_one_is_taken_again(tmp_path: Path
     # Claimed again, after a crash: it keeps its own.
     assert forward_store.claim(forward(id="d" * 16), tmp_path).slot == 1
     assert [record.slot for record in forward_store.read_all(tmp_path)] == [0, 1, 2]
+
+
+def test_an_id_is_no_path(tmp_path: Path) -> None:
+    for ident in ("", "../x", "/etc/passwd", "a.b", "A" * 16):
+        with pytest.raises(StreamCorrupt):
+            forward_store.delete(ident, tmp_path)
 
 
 def test_a_broken_record_is_said(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from migrate.errors import Unsupported
 from migrate.forward_record import ANCHOR, TARGET
-from migrate.network_facts import NetworkFacts
+from migrate.network_facts import Interface, NetworkFacts
 from migrate.network_mode import choose
 from migrate.networks import EndpointSpec
 from tests.unit.migrate.forwards import BRIDGE, FAR, IDENT, TARGETED, B, ends, spec
@@ -70,3 +70,27 @@ def test_home_is_where_the_forward_comes_from(wanted: str) -> None:
 def test_none_is_none() -> None:
     known = msgspec.structs.replace(TARGETED, peer_id="idb")
     assert choose("none", IDENT, spec(), ends(), known).mode == "none"
+
+
+def test_a_third_host_is_led_to_from_the_anchor() -> None:
+    known = msgspec.structs.replace(TARGETED, peer="10.77.0.10", peer_id="idx")
+    anchor = NetworkFacts((Interface("eth7", "10.77.0.10/24", "02:00:00:00:00:0d"),))
+    choice = choose("auto", "f" * 16, spec(), ends(), known, anchor)
+    assert (choice.mode, choice.ends) == ("follow", IDENT)
+    assert choice.anchor
+    assert choice.target
+    assert (choice.anchor.role, choice.anchor.path.device) == (ANCHOR, "eth7")
+    assert (choice.anchor.peer, choice.anchor.peer_id) == ("10.77.0.12", "idb")
+    assert (choice.target.role, choice.target.peer, choice.target.peer_id) == (
+        TARGET, "10.77.0.10", "idx",
+    )  # fmt: skip
+    assert choice.anchor.ports == known.ports
+    assert choice.anchor.id == choice.target.id == "f" * 16
+    # Not by this host: neither record names it.
+    assert "10.77.0.11" not in str((choice.anchor.path, choice.target.path))
+
+
+def test_a_third_host_that_the_anchor_cannot_reach_is_refused() -> None:
+    known = msgspec.structs.replace(TARGETED, peer_id="idx")
+    with pytest.raises(Unsupported, match="cannot reach hostb"):
+        choose("auto", "f" * 16, spec(), ends(there_ip="203.0.113.1"), known, FAR)

@@ -26,6 +26,38 @@ def lab(tmp_path: Path) -> Iterator[RuncLab]:
     lab.end()
 
 
+# -- the script: a container that a forward leads to ----------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("delete", ID), True),
+        (("--root", "/r", "delete", "--force", ID), True),
+        (("delete", OTHER), False),
+        (("kill", ID, "9"), False),
+        (("state", ID), False),
+    ],
+)
+def test_the_end_of_a_watched_container_is_told(
+    lab: RuncLab, tmp_path: Path, words: tuple[str, ...], told: bool
+) -> None:
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    (watched / ID).touch()
+    lab.env["MIGRATE_WATCHED"] = str(watched)
+    python = lab.script.parent / "python3"
+    python.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/told\n')
+    assert lab.code(lab.call(*words)) == 0
+    assert lab.seen() == [list(words)]  # runc is called as ever
+    deadline = time.monotonic() + (5.0 if told else 0.2)
+    while not (tmp_path / "told").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (tmp_path / "told").exists() == told
+    if told:
+        assert (tmp_path / "told").read_text() == f"-I -m migrate.forward_end {ID}\n"
+
+
 # -- the script: everything goes on to runc unchanged ---------------------------------------------
 
 CALLS = [
