@@ -115,13 +115,16 @@ class Objects:
     """Numbers for the objects of a container, and the regions in which they can be read now."""
 
     def __init__(self, init: int, proc: Path = Path("/proc")) -> None:
-        """`init`: the container's first process. `pids`: where each address space was read last."""
+        """`init`: the container's first process. `pids`: where each address space was read last;
+        `executable`: regions that the last look has left out."""
         self._proc = proc
         self._level = pid_level((proc / str(init) / "status").read_text())
         self._numbers: dict[str, int] = {}
         self._fresh: list[tuple[int, str]] = []
         self._next = 1
+        self._present: set[str] = set()
         self.pids: dict[str, int] = {}
+        self.executable: list[Region] = []
 
     def number(self, name: str) -> int:
         """The number of an object, a new one when it is not known yet."""
@@ -136,19 +139,25 @@ class Objects:
         fresh, self._fresh = self._fresh, []
         return fresh
 
+    def saw(self, names: Iterable[str]) -> None:
+        """These objects are there now, and no others (`regions` says so by itself)."""
+        self._present = set(names)
+
     def take_gone(self) -> list[int]:
-        """The address spaces that were not there at the last look; their numbers are not used
-        again."""
-        gone = [n for n in self._numbers if not n.startswith("shmem") and n not in self.pids]
+        """The objects that were not there at the last look; their numbers are not used again."""
+        gone = [name for name in self._numbers if name not in self._present]
         return [self._numbers.pop(name) for name in gone]
 
     def regions(self, pids: Iterable[int], *, frozen: bool) -> list[Region]:
         """What to read now. Processes that end meanwhile are left out; `frozen`: executable memory,
         too, since CRIU's code is there for moments (compel/src/lib/infect.c: the system calls
-        that it makes the tasks do). It is read when CRIU has written its list of pages.
+        that it makes the tasks do). It is read when CRIU has written its list of pages
+        (`executable`).
         """
         proc = self._proc
         self.pids = {}
+        self.executable = []
+        names: set[str] = set()
         found: list[Region] = []
         shared: dict[int, list[tuple[int, int]]] = {}
         for pid in pids:
@@ -161,19 +170,21 @@ class Objects:
                 continue
             space = self.number(str(inner))
             self.pids[str(inner)] = pid
+            names.add(str(inner))
             for m in mappings:
-                if frozen and m.executable:
-                    continue
+                into = self.executable if frozen and m.executable else found
                 if not m.shared:
-                    found.append(Region(space, pid, m.start, m.end, m.start // PAGE, False))
+                    into.append(Region(space, pid, m.start, m.end, m.start // PAGE, False))
                     continue
                 first, last = m.offset // PAGE, (m.offset + m.end - m.start) // PAGE
                 # A segment that several processes map is read once.
                 if any(a <= first and last <= b for a, b in shared.get(m.inode, ())):
                     continue
                 shared.setdefault(m.inode, []).append((first, last))
+                names.add(f"shmem-{m.inode}")
                 number = self.number(f"shmem-{m.inode}")
-                found.append(Region(number, pid, m.start, m.end, first, True))
+                into.append(Region(number, pid, m.start, m.end, first, True))
+        self.saw(names)
         return found
 
 
@@ -231,6 +242,8 @@ class PageMap:
         for at in range(start, end, ENTRIES * PAGE):
             count = min(ENTRIES, (end - at) // PAGE)
             data = os.pread(self._fd, 8 * count, at // PAGE * 8)
+            if not data:
+                raise ProcessLookupError  # it has ended
             # Nothing there, as in most of a sparse mapping: not worth a loop.
             if begun is None and not data.strip(b"\0"):
                 continue

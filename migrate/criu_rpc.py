@@ -54,6 +54,7 @@ class Swrk:
                 self._process = subprocess.Popen(
                     ["criu", "swrk", str(theirs.fileno())], pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C must not end it in the middle of a dump
                 )  # fmt: skip
             except FileNotFoundError as missing:
                 ours.close()

@@ -15,6 +15,7 @@ from migrate.page_compare import Tally
 from migrate.protocol import PAGES, DropObjects, MemoryObject, MemoryRound, send
 from migrate.scanner import Cached, Forget, Images, Scan
 from migrate.scanners import Scanners
+from migrate.undo import start_time
 from transport.channel import Channel
 
 CACHED_AT_ONCE: Final = (1 << 20) // DIGEST * DIGEST  # bytes of digests that one command passes on
@@ -38,8 +39,12 @@ class MemorySource(ABC):
         # What /proc/PID/cgroup shows of the freezer's directory: its last part, the container's id.
         cgroup = Path(target.freezer).name
         self._scanners = Scanners(seed, cgroup, self._send_batch)
-        for at in range(0, len(cached), CACHED_AT_ONCE):
-            self._scanners.command(Cached(cached[at : at + CACHED_AT_ONCE]))
+        try:
+            for at in range(0, len(cached), CACHED_AT_ONCE):
+                self._scanners.command(Cached(cached[at : at + CACHED_AT_ONCE]))
+        except BaseException:
+            self.close()
+            raise
 
     def _send_batch(self, payload: bytes) -> None:
         self._channel.send(PAGES, payload, compress=False)
@@ -58,7 +63,7 @@ class MemorySource(ABC):
             send(self._channel, DropObjects(numbers=gone))
 
     def _images(self, directory: Path, *, begin: bool, tracked: bool) -> None:
-        names = [object_of(path) for path in directory.glob("pagemap-*.img")]
+        names = objects_in(directory)
         numbers = {name: self._objects.number(name) for name in names}
         self._announce()
         pids = {name: self._objects.pids.get(name, 0) for name in names}
@@ -93,6 +98,11 @@ class MemorySource(ABC):
         self._scanners.close()
 
 
+def objects_in(directory: Path) -> list[str]:
+    """The names of the objects that a CRIU image directory has pages of."""
+    return [object_of(path) for path in directory.glob("pagemap-*.img")]
+
+
 class MemoryScan(MemorySource):
     """Reads all memory every round, through /proc: for kernels without dirty tracking."""
 
@@ -125,6 +135,8 @@ class CriuPreDump(MemorySource):
         super().__init__(target, channel, seed, cached)
         self._base = base
         self._count = 0
+        # When each process started, as of before the last pre-dump.
+        self._born: dict[int, int | None] = {}
 
     @property
     def _directory(self) -> str:
@@ -135,7 +147,10 @@ class CriuPreDump(MemorySource):
         self._count += 1
         directory = self._base / self._directory
         directory.mkdir(mode=0o700)
+        self._born = {pid: start_time(pid) for pid in container_pids(self._freezer)}
         pre_dump(self._target, directory, self._base / "work", parent)
+        self._objects.saw(objects_in(directory))
+        self._forget_gone()
         self._images(directory, begin=True, tracked=False)
 
     def round(self) -> Tally:
@@ -151,7 +166,17 @@ class CriuPreDump(MemorySource):
         incremental dump CRIU calls only those pages lazy that it has written.)"""
         regions = self._regions(frozen=True)
         self._announce()
+        # The pages of a process that has been forked since are as clean as its parent's. When it
+        # has the pid of one that was there before, they are no pages that the destination has.
+        other = [
+            self._objects.number(name)
+            for name, pid in self._objects.pids.items()
+            if self._born.get(pid) != start_time(pid)
+        ]
+        self._scanners.command(Forget(other))
         self._scanners.command(Scan(regions, tracked=bool(self._count)))
 
     def dumped(self, images: Path) -> None:
-        self._images(images, begin=False, tracked=bool(self._count))
+        tracked = bool(self._count)
+        self._scanners.command(Scan(self._objects.executable, begin=False, tracked=tracked))
+        self._images(images, begin=False, tracked=tracked)

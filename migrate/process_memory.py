@@ -54,7 +54,9 @@ class ProcessMemory:
 
     def read(self, start: int, end: int, page: int, sink: Sink) -> None:
         """Give the pages of an address range to `sink`, from page number `page` on, never across
-        the blocks of the object. What vanishes meanwhile is left out."""
+        the blocks of the object. What vanishes meanwhile is left out. Raises ProcessLookupError
+        when the process has ended.
+        """
         while start < end:
             # As much as fits up to a block's end, so that the next reads are whole blocks.
             into = page * PAGE % BLOCK
@@ -63,6 +65,9 @@ class ProcessMemory:
                 got = os.preadv(self._mem, [self._view[:want]], start) // PAGE * PAGE
             except OSError:
                 got = 0
+            else:
+                if not got:  # a hole is an error (EIO); the end of the file is that of the process
+                    raise ProcessLookupError
             at = 0
             while at < got:
                 piece = min(BLOCK - (page * PAGE) % BLOCK, got - at)

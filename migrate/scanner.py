@@ -42,10 +42,11 @@ class Cached(msgspec.Struct, tag=True):
 
 
 class Scan(msgspec.Struct, tag=True):
-    """A new round: read these regions. `tracked`: only what the kernel says was written to since
-    the last round."""
+    """Read these regions. `begin`: a new round; `tracked`: only what the kernel says was written to
+    since the last round."""
 
     regions: list[Region]
+    begin: bool = True
     tracked: bool = False
 
 
@@ -97,7 +98,8 @@ class Scanner:
                 at = range(0, len(digests), DIGEST)
                 self._cached.update(digests[i : i + DIGEST] for i in at)
             case Scan():
-                self.comparer.begin()
+                if command.begin:
+                    self.comparer.begin()
                 self.scan(command)
             case Images():
                 if command.begin:
@@ -174,20 +176,25 @@ class Scanner:
         """Pages that the final dump lists without their content: read what the scan did not."""
         lacking = self.comparer.missing if tracked else self.comparer.unseen
         memory: ProcessMemory | None = None
+        unreadable = ValueError(f"pages of the frozen process {pid} cannot be read")
 
         def sink(page: int, content: memoryview) -> None:
             self.comparer.pages(number, page, content)
 
-        for entry in entries:
-            for first, count in self._stripes(entry.page, entry.count):
-                for page, length in list(lacking(number, first, count)):
-                    if memory is None:
-                        memory = ProcessMemory(pid, self._setup.cgroup)
-                    memory.read(page * PAGE, (page + length) * PAGE, page, sink)
-                if any(True for _ in lacking(number, first, count)):
-                    raise ValueError(f"pages of the frozen process {pid} cannot be read")
-        if memory:
-            memory.close()
+        try:
+            for entry in entries:
+                for first, count in self._stripes(entry.page, entry.count):
+                    for page, length in list(lacking(number, first, count)):
+                        if memory is None:
+                            memory = ProcessMemory(pid, self._setup.cgroup)
+                        memory.read(page * PAGE, (page + length) * PAGE, page, sink)
+                    if any(True for _ in lacking(number, first, count)):
+                        raise unreadable
+        except (Gone, ProcessLookupError) as gone:
+            raise unreadable from gone
+        finally:
+            if memory:
+                memory.close()
 
 
 def read_frames(source: BinaryIO) -> Iterator[bytes]:

@@ -38,9 +38,11 @@ class Scanners:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._threads: list[threading.Thread] = []
         for worker in range(count):
+            # In a session of its own: Ctrl-C is for the one who leads. Isolated: the working
+            # directory may hold a file that is called like a module.
             process = subprocess.Popen(
-                [sys.executable, "-m", "migrate.scanner"],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0,
+                [sys.executable, "-I", "-m", "migrate.scanner"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True,
             )  # fmt: skip
             answers: queue.SimpleQueue[Tally | Exception] = queue.SimpleQueue()
             assert process.stdout
@@ -52,32 +54,46 @@ class Scanners:
             self._answers.append(answers)
             self._threads.append(thread)
             thread.start()
-        for worker, process in enumerate(self._processes):
-            self._tell(process, Setup(seed, worker, count, cgroup))
+        try:
+            for worker in range(count):
+                self._tell(worker, Setup(seed, worker, count, cgroup))
+        except BaseException:
+            self.close()
+            raise
 
     def command(self, command: Command) -> None:
-        """Tell all of them; they carry their commands out in order. Raises DumpFailed."""
-        for process in self._processes:
-            self._tell(process, command)
+        """Tell all of them; they carry their commands out in order. Raises what a scanner has
+        failed with (DumpFailed), or `send`."""
+        for worker in range(len(self._processes)):
+            self._tell(worker, command)
 
-    def _tell(self, process: subprocess.Popen[bytes], command: Command) -> None:
+    def _tell(self, worker: int, command: Command) -> None:
         payload = msgspec.msgpack.encode(command)
-        assert process.stdin
+        stdin = self._processes[worker].stdin
+        assert stdin
         try:
             data = memoryview(struct.pack("<I", len(payload)) + payload)
             while data:
-                data = data[process.stdin.write(data) :]
-        except OSError as problem:
-            raise DumpFailed(f"a scanner of the memory has ended: {problem.strerror}") from problem
+                data = data[stdin.write(data) :]
+        except OSError:
+            while True:  # it has ended, and its thread knows why
+                self._answer(worker)
+
+    def _answer(self, worker: int) -> Tally:
+        """The next answer of a scanner. Raises its failure, every time it is asked."""
+        answers = self._answers[worker]
+        answer = answers.get()
+        if isinstance(answer, Exception):
+            answers.put(answer)
+            raise answer
+        return answer
 
     def report(self) -> Tally:
-        """End the round; waits until all of it has been given to `send`. Raises DumpFailed."""
+        """End the round; waits until all of it has been given to `send`. Raises as `command`."""
         self.command(Report())
         total = Tally()
-        for answers in self._answers:
-            answer = answers.get()
-            if isinstance(answer, Exception):
-                raise answer
+        for worker in range(len(self._processes)):
+            answer = self._answer(worker)
             for field in vars(answer):
                 setattr(total, field, getattr(total, field) + getattr(answer, field))
         return total
