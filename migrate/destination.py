@@ -311,7 +311,7 @@ class Destination:
     def finish(self) -> Filled:
         """The source has stopped its copy: nothing is left to be remembered.
 
-        Waits until the memory is filled in. Raises RestoreFailed when it never will be; the
+        Waits until the memory is filled in. Raises MemoryLost when it never will be; the
         container has ended then.
         """
         begun, journal = self._session

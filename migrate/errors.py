@@ -131,6 +131,16 @@ class FreezeTooLong(Failure):
     default_remedy = "it runs on as before; try a faster link, or allow more with --max-freeze"
 
 
+class MemoryLost(Failure):
+    """It ran at the destination, and ended there because not all of its memory could be filled in."""
+
+    exit_code = 56
+    default_remedy = (
+        "what was in its memory is lost: start it anew at the destination (docker start); "
+        "--restore eager needs nothing after the commit"
+    )
+
+
 class OutcomeUnknown(Failure):
     """The link died after commit: one of the hosts owns the container, we cannot say which."""
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from migrate.image_stream import ImageReceiver
-from migrate.lazy_pages import READY_TIMEOUT, LazyPages
+from migrate.lazy_pages import LazyPages
 from migrate.page_batch import Buffer
 from migrate.page_store import PageStore
 from migrate.protocol import Filled
@@ -72,7 +72,7 @@ class Incoming:
             directory = self.base / "lazy"
             self.pages.lazy_directory(self.images, directory)
             self._server = LazyPages(directory, self.work)
-            self._server.wait("ready", READY_TIMEOUT)
+            self._server.ready()
 
     def commit(self, pid: int) -> None:
         """The restored init `pid` is about to run: the server must go on, whatever becomes of this
@@ -81,11 +81,12 @@ class Incoming:
             self._server.say("commit", pid=pid)
 
     def filled(self) -> Filled:
-        """Wait until all memory is in its place. Raises RestoreFailed when it never will be."""
+        """Wait until all memory is in its place. Raises MemoryLost when it never will be, and
+        AgentFailed when that is not known in time."""
         if not self._server:
             return Filled(pages=0, seconds=0.0)
         limit = 60.0 + self._memory / FILL_RATE
-        seconds = float(self._server.wait("filled", limit)["seconds"])
+        seconds = self._server.filled(limit)
         return Filled(pages=self.pages.lazy_pages, seconds=seconds)
 
     def release(self) -> None:

@@ -4,7 +4,7 @@ and outliving it once the container runs.
 `criu lazy-pages` fills in the memory while the container executes already. When it dies before its
 time, its userfaultfds are closed, and the kernel from then on gives the tasks *zeros* for pages
 that are still missing (fs/userfaultfd.c: userfaultfd_release). So the keeper kills the container at
-once. (To hold duplicates of the descriptors would make the tasks wait instead. But CRIU counts on
+once, without a look at what else may be: a program that reads zeros dies of them, or worse, goes on. (To hold duplicates of the descriptors would make the tasks wait instead. But CRIU counts on
 its `close` to end the duty of a userfaultfd: with duplicates it spins on descriptors that it has
 forgotten, and a task that forks waits for ever. Seen.)
 
@@ -30,7 +30,6 @@ from migrate.criu_log import criu_reason
 
 LOG = "lazy-pages.log"
 OOM_SCORE = "-1000"  # proc_pid_oom_score_adj(5): the container's memory hangs on this process
-TICK = 0.2
 
 
 def server_argv(directory: str, work: str, status_fd: int) -> list[str]:
@@ -50,8 +49,12 @@ class Keeper:
     def __init__(self, directory: str, work: str) -> None:
         self.directory = directory
         self.work = work
+        # The session's tmpfs has no path any more once the container runs.
+        self.work_fd = os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.selector = selectors.DefaultSelector()
         self.init: int | None = None  # a pidfd
         self.committed = False
+        self.over = False  # the container ended by itself: its memory is needed no more
         self.began = 0.0
 
     def tell(self, event: str, **facts: Any) -> None:
@@ -68,60 +71,75 @@ class Keeper:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(theirs)
-        if os.read(status, 1):
-            self.tell("ready")
-        os.close(status)
-        ended = os.pidfd_open(server.pid)
-        with selectors.DefaultSelector() as selector:
-            selector.register(ended, selectors.EVENT_READ, "ended")
-            selector.register(0, selectors.EVENT_READ, "agent")
-            while self._serve(selector, server):
-                pass
+        for fd, what in ((status, "status"), (os.pidfd_open(server.pid), "server"), (0, "agent")):
+            self.selector.register(fd, selectors.EVENT_READ, what)
+        # One that has done all before the commit has nothing to say yet.
+        while server.poll() is None or (server.returncode == 0 and self._undecided()):
+            self._serve(server)
         return self._end(server.wait())
 
-    def _serve(self, selector: selectors.BaseSelector, server: subprocess.Popen[bytes]) -> bool:
-        """Wait for what comes next; False when the server has ended, or is to."""
-        keys = {key.data for key, _ in selector.select()}
-        if "agent" in keys:
+    def _undecided(self) -> bool:
+        """Whether it may still be that the container is going to run."""
+        return not self.committed and 0 in self.selector.get_map()
+
+    def _serve(self, server: subprocess.Popen[bytes]) -> None:
+        """Wait for what comes next, and do what it takes."""
+        found = {key.data: key.fd for key, _ in self.selector.select()}
+        if "status" in found:
+            if os.read(found["status"], 1):
+                self.tell("ready")
+            self._let_go(found["status"])
+        if "agent" in found:
             said = os.read(0, 4096)
             for line in said.splitlines():
                 self._hear(json.loads(line))
             if not said:
-                selector.unregister(0)
+                self.selector.unregister(0)
                 if not self.committed:
                     server.kill()
-        return "ended" not in keys
+        if "server" in found:
+            self._let_go(found["server"])
+            server.wait()
+        elif "init" in found or self.over:
+            # The init of a pid namespace ends as its last one: nobody is there to be served.
+            self.over = True
+            server.kill()
+
+    def _let_go(self, fd: int) -> None:
+        self.selector.unregister(fd)
+        os.close(fd)
 
     def _hear(self, word: dict[str, Any]) -> None:
         if word["do"] == "commit":
-            self.init = os.pidfd_open(int(word["pid"]))
             self.committed = True
             self.began = time.monotonic()
+            try:
+                self.init = os.pidfd_open(int(word["pid"]))
+            except ProcessLookupError:
+                self.over = True
+            else:
+                self.selector.register(self.init, selectors.EVENT_READ, "init")
 
     def _end(self, code: int) -> int:
-        if code == 0 or self._container_ended():
-            self.tell("filled", seconds=time.monotonic() - self.began)
+        if code == 0 or self.over:
+            seconds = time.monotonic() - self.began if self.committed else 0.0
+            self.tell("filled", seconds=seconds)
             return 0
         reason = self.reason(code)
-        if self.committed and self.init is not None:
+        if self.init is not None:
             # Its death takes the other tasks of its pid namespace along; `docker ps` shows it.
-            signal.pidfd_send_signal(self.init, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.init, signal.SIGKILL)
             reason += "; the container was killed, since it could never have all of its memory"
         self.tell("failed", reason=reason)
         return 1
 
-    def _container_ended(self) -> bool:
-        if self.init is None:
-            return False
-        with selectors.DefaultSelector() as selector:  # a pidfd is readable when it has ended
-            selector.register(self.init, selectors.EVENT_READ)
-            return bool(selector.select(TICK))
-
     def reason(self, code: int) -> str:
-        try:
-            said = criu_reason(Path(self.work, LOG).read_text(errors="replace"))
-        except OSError:
-            said = ""
+        said = ""
+        with contextlib.suppress(OSError):
+            log = os.open(LOG, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self.work_fd)
+            with open(log, errors="replace") as file:
+                said = criu_reason(file.read())
         return f"the server of lazy pages ended ({code}){': ' if said else ''}{said}"
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from migrate.errors import RestoreFailed
+from migrate.errors import AgentFailed, MemoryLost, RestoreFailed
 
 # Bytes of memory from which on a restore is lazy: below, reading it all takes less than the server.
 LAZY_FROM = 64 << 20
@@ -44,9 +44,32 @@ class LazyPages:
         except OSError as problem:
             raise RestoreFailed(f"the lazy pages' keeper is gone: {problem.strerror}") from None
 
-    def wait(self, event: str, timeout: float) -> dict[str, Any]:
-        """Wait up to `timeout` seconds for an event. Raises RestoreFailed with the reason when
-        there is another one instead."""
+    def ready(self) -> None:
+        """Wait until a restore may begin. Raises RestoreFailed with the reason when it cannot."""
+        heard = self._wait("ready", READY_TIMEOUT)
+        if heard["event"] != "ready":
+            raise RestoreFailed(_reason(heard))
+
+    def filled(self, timeout: float) -> float:
+        """Wait, after `commit`, until all memory is in its place; gives the seconds since then.
+
+        Raises MemoryLost when it never will be (the container has ended then), AgentFailed when
+        that is not known in time: the container runs on.
+        """
+        try:
+            heard = self._wait("filled", timeout)
+        except RestoreFailed as unknown:
+            raise AgentFailed(
+                unknown.message,
+                "the container runs at the destination, and its memory may still be filled in "
+                "there (criu lazy-pages)",
+            ) from None
+        if heard["event"] != "filled":
+            raise MemoryLost(_reason(heard))
+        return float(heard["seconds"])
+
+    def _wait(self, event: str, timeout: float) -> dict[str, Any]:
+        """What is heard next. Raises RestoreFailed when nothing is, or nothing will be."""
         assert self._process.stdout
         deadline = time.monotonic() + timeout
         with selectors.DefaultSelector() as selector:
@@ -61,8 +84,6 @@ class LazyPages:
                 self._heard += piece
         line, _, self._heard = self._heard.partition(b"\n")
         heard: dict[str, Any] = json.loads(line)
-        if heard["event"] != event:
-            raise RestoreFailed(str(heard.get("reason", f"the lazy pages said {heard}")))
         return heard
 
     def close(self) -> None:
@@ -73,3 +94,7 @@ class LazyPages:
                     stream.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(END_TIMEOUT if self._process.poll() is None else 0)
+
+
+def _reason(heard: dict[str, Any]) -> str:
+    return str(heard.get("reason", f"the lazy pages said {heard}"))

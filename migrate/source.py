@@ -327,6 +327,10 @@ class Migration:
             # Our guard, or `migrate recover`, tells it later that it can forget the session.
             self.progress.warn(f"{self.options.host} could not be told that all is done: {lost}")
             self._close(finished=False)
+        except Failure as failure:
+            # Nothing can be done here any more, and the destination has forgotten the session.
+            self._close(finished=failure.reported)
+            raise
         else:
             self._close(finished=True)
             if filled.pages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from migrate.container_spec import ContainerSpec, make_spec
 from migrate.criu import DumpTarget, find_target
 from migrate.criu_options import parse_mountinfo, upper_directory
 from migrate.docker_host import DockerHost
-from migrate.errors import ContainerNotRunning, Unsupported
+from migrate.errors import Busy, ContainerNotRunning, Unsupported
 from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
 from migrate.preflight import Usage
@@ -83,12 +84,19 @@ def look(docker: DockerHost, name: str) -> SourceView:
 def check_here(here: HostFacts, view: SourceView, tcp: str) -> None:
     """Whether this host can send the container away, `tcp` connections `established` or `close`.
 
-    Raises the failure of the first finding that is not ok, or Unsupported.
+    Raises the failure of the first finding that is not ok, Busy, or Unsupported.
     """
     for finding in findings(here):
         # This host needs no runtime to send a container away.
         if not finding.ok and finding.code != "RuntimeMissing":
             raise finding.failure()
+    if waits_for_pages(tasks(view.target.freezer)):
+        # Neither CRIU nor we would see a page that has not come yet: it would arrive as zeros.
+        raise Busy(
+            f"the memory of container `{view.spec.name}` is still being filled in after its last "
+            "move",
+            "try again in some seconds",
+        )
     count = open_connections(view.target.pid) if view.spec.address_may_change else 0
     if tcp == "established" and count:
         raise Unsupported(
@@ -122,6 +130,16 @@ def memory_of(pids: Iterable[int]) -> tuple[int, int]:
             elif line.startswith("VmSwap:"):
                 swapped += int(line.split()[1]) << 10
     return resident, swapped
+
+
+def waits_for_pages(pids: Iterable[int]) -> bool:
+    """Whether a userfaultfd is to give one of these processes pages that it does not have yet
+    (proc_pid_smaps(5): `um` of VmFlags)."""
+    for pid in pids:
+        with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/smaps") as smaps:
+            if any(line.startswith("VmFlags:") and "um" in line.split() for line in smaps):
+                return True
+    return False
 
 
 def _shm_used(container: dict[str, Any], pid: int) -> int:
