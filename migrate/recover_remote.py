@@ -39,7 +39,7 @@ def recover_all() -> tuple[list[str], list[Failure]]:
     return said + again, failed + not_again
 
 
-def recover_source(session: str, link: LinkTo = link_to) -> str:
+def recover_source(session: str, link: LinkTo | None = None) -> str:
     """Recover a session that this host was the source of; asks the destination when need be."""
     journal = Journal.reopen(find(session, "source"))
     finished = False
@@ -49,7 +49,7 @@ def recover_source(session: str, link: LinkTo = link_to) -> str:
             end_source_copy(journal)
             journal.tidy()
         if COMMIT_SENT in journal.phases:
-            said = _ask(journal, link)
+            said = _ask(journal, link or link_to)
             finished = True
             return said
     finally:
@@ -57,11 +57,11 @@ def recover_source(session: str, link: LinkTo = link_to) -> str:
     return recover_local(session, "source")
 
 
-def _ask(journal: Journal, link_to: LinkTo) -> str:
+def _ask(journal: Journal, link: LinkTo) -> str:
     """Ask the destination who owns the container, act on it, and tell the destination so."""
     header = journal.header
-    with link_to(header.peer) as link:
-        greeting = link.greet()
+    with link(header.peer) as peer:
+        greeting = peer.greet()
         if header.peer_id and greeting.host_id != header.peer_id:
             raise OutcomeUnknown(
                 f"{header.peer} is another host than the one that container {header.name} went to",
@@ -69,7 +69,7 @@ def _ask(journal: Journal, link_to: LinkTo) -> str:
             )
         deadline = time.monotonic() + BUSY_PATIENCE
         while True:
-            answer = call(link.channel, AskOutcome(session=header.session), Outcome, ANSWER)
+            answer = call(peer.channel, AskOutcome(session=header.session), Outcome, ANSWER)
             if answer.owner != "busy":
                 break
             if time.monotonic() > deadline:
@@ -80,7 +80,7 @@ def _ask(journal: Journal, link_to: LinkTo) -> str:
                 journal.phase(CONFIRMED)
             end_source_copy(journal)
             journal.tidy()
-            call(link.channel, Finish(), Done, ANSWER)
+            call(peer.channel, Finish(), Done, ANSWER)
             return f"container {header.name} runs at {header.peer}; the copy here was ended"
         if answer.owner != "source":
             raise OutcomeUnknown(f"{header.peer} gives no usable answer: {answer.owner!r}")

@@ -24,6 +24,7 @@ from migrate.protocol import (
     Commit,
     Done,
     Failed,
+    Filled,
     Finish,
     Greeting,
     Hello,
@@ -98,7 +99,7 @@ def test_it_serves_to_the_last_word(source: Source) -> None:
     source.up_to_ready()
     call(source.channel, Commit(), Running, 5.0)
     expect(source.channel, Done, 5.0)
-    call(source.channel, Finish(), Done, 5.0)
+    call(source.channel, Finish(), Filled, 5.0)
     assert source.report(summary="{}") == Report(summary="{}")
     assert source.destination.log == ["prepare", "restore", "commit", "settle", "finish"]
 
@@ -146,7 +147,7 @@ def test_a_signal_after_commit_comes_too_late(source: Source) -> None:
     call(source.channel, Commit(), Running, 5.0)
     source.signals.come()
     expect(source.channel, Done, 5.0)
-    call(source.channel, Finish(), Done, 5.0)
+    call(source.channel, Finish(), Filled, 5.0)
     assert source.report() == Report()
     assert "rollback" not in source.destination.log
 
