@@ -68,7 +68,7 @@ class GuineaPig:
     def put(self, page: int, *content: bytes) -> None:
         """Write pages of `m`, each filled with what is given."""
         for i, each in enumerate(content, page):
-            self.do(f"m[{i}*PAGE:{i + 1}*PAGE] = {each!r} * (PAGE // {len(each)})")
+            self.do(f"m[{i}*PAGE:{i + 1}*PAGE] = ({each!r} * PAGE)[:PAGE]")
 
     def region(self, number: int = 1) -> Region:
         """All of `m`."""

@@ -283,7 +283,7 @@ class Own:
             self.map[page * PAGE] = 1
 
     def pages(self, ranges: Iterator[tuple[int, int]]) -> list[int]:
-        found = []
+        found: list[int] = []
         for begin, end in ranges:
             assert self.start <= begin < end <= self.end
             found += range((begin - self.start) // PAGE, (end - self.start) // PAGE)
@@ -429,7 +429,7 @@ def test_entries_by_their_bits(entries: list[int], written: bool, shared: bool) 
     pagemap = PageMap(os.getpid())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(address_spaces, "ENTRIES", 7)
-        patch.setattr(address_spaces.os, "pread", Entries(words).pread)
+        patch.setattr("migrate.address_spaces.os.pread", Entries(words).pread)
         found = list(pagemap._by_entries(0, len(words) * PAGE, shared, written))
     pagemap.close()
     assert [p for begin, end in found for p in range(begin // PAGE, end // PAGE)] == expected

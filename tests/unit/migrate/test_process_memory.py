@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from migrate import process_memory
 from migrate.page_batch import PAGE
 from migrate.page_compare import BLOCK_PAGES
 from migrate.process_memory import CHUNK, Gone, ProcessMemory
@@ -75,7 +74,7 @@ def test_a_short_read_is_gone_on_with(
     def short(fd: int, buffers: list[memoryview], offset: int) -> int:
         return real(fd, [buffers[0][:most]], offset)
 
-    monkeypatch.setattr(process_memory.os, "preadv", short)
+    monkeypatch.setattr("migrate.process_memory.os.preadv", short)
     memory, sink = ProcessMemory(pig.pid, CGROUP), Sink()
     memory.read(pig.address, pig.address + 50 * PAGE, 3, sink)
     memory.close()
