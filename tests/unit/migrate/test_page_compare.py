@@ -291,6 +291,17 @@ def test_what_is_collected_is_sent_at_the_end_of_the_round() -> None:
     assert batch.sent == len(sent[0])
 
 
+def test_a_run_of_copies_never_reads_what_it_writes() -> None:
+    """A run is one step (PageRun): its sources are as they were before it."""
+    sent: list[bytes] = []
+    batch = Batch(sent.append)
+    for number, page, source in [(1, 1, 0), (1, 2, 1), (1, 20, 10), (1, 21, 11), (2, 22, 21)]:
+        batch.add(number, page, COPY, known=b"d" * 16, from_object=1, from_page=source)
+    batch.flush()
+    runs = [(run.object, run.page, run.count, run.from_page) for run in decode(sent[0]).runs]
+    assert runs == [(1, 1, 1, 0), (1, 2, 1, 1), (1, 20, 2, 10), (2, 22, 1, 21)]
+
+
 # -- workers --------------------------------------------------------------------------------------
 
 
