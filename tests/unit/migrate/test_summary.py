@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
+import pytest
 
-from migrate.summary import Summary
+from migrate.page_compare import Tally
+from migrate.summary import Lazy, Summary, Switchover
+from migrate.switchover import SENTENCES, Reason
 
 
 def summary() -> Summary:
@@ -32,6 +37,48 @@ def test_what_is_special_is_said() -> None:
     assert "its copy is kept, stopped" in text
     assert text.endswith("sent 1.0 MiB, with the image")
     assert "downtime  2.50 s" in text
+
+
+def with_memory() -> Summary:
+    found = summary()
+    found.memory_source, found.memory = "scan", 1 << 30
+    found.rounds = [{"scanned": 262_144, "dirty": 262_144}]
+    found.final = {"dirty": 256}
+    found.switchover = Switchover(Reason.LITTLE_LEFT, predicted=0.25, measured=0.3004)
+    return found
+
+
+def test_the_memory_for_a_person() -> None:
+    lines = with_memory().text().splitlines()
+    assert lines[2] == (
+        "  memory    1.0 GiB (scan), 1 round before the freeze, then 1.0 MiB in it; "
+        + SENTENCES[Reason.LITTLE_LEFT]
+    )
+    assert "250 ms" in lines[3]
+    assert lines[4].startswith("  total ")
+    lazy = with_memory()
+    lazy.lazy, lazy.rounds = Lazy(pages=512, seconds=1.26), []
+    lines = lazy.text().splitlines()
+    assert "0 rounds before the freeze" in lines[2]
+    assert lines[3] == "            2.0 MiB filled in after it ran, in 1.3 s"
+
+
+def test_the_frozen_part_is_counted() -> None:
+    found = with_memory()
+    found.raw = 5
+    tally = Tally(scanned=300_000, dirty=7, literal=7, sent=9000)
+    frozen: Any = SimpleNamespace(
+        parts=lambda: {"freeze": 0.1, "dump": 0.2}, memory=tally,
+        ready=SimpleNamespace(timing={"ready": 0.1}),
+    )  # fmt: skip
+    found.add_frozen(frozen, checkpoint=1000)
+    assert found.downtime == pytest.approx(0.3)
+    assert found.switchover
+    assert found.switchover.measured == found.downtime
+    assert found.memory == 300_000 * 4096  # it has grown since the rounds
+    assert found.raw == 5 + found.memory + 1000
+    assert found.final == vars(tally)
+    assert found.details == {"ready": 0.1}
 
 
 def test_for_a_machine() -> None:
