@@ -131,6 +131,13 @@ class FreezeTooLong(Failure):
     default_remedy = "it runs on as before; try a faster link, or allow more with --max-freeze"
 
 
+class HookFailed(Failure):
+    """A program that the user gave with --hook failed before commit."""
+
+    exit_code = 56
+    default_remedy = "the container runs on as before; see what the hook says"
+
+
 class OutcomeUnknown(Failure):
     """The link died after commit: one of the hosts owns the container, we cannot say which."""
 

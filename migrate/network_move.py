@@ -12,7 +12,7 @@ from migrate import forward, forward_store
 from migrate.agent_link import AgentLink
 from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
-from migrate.errors import CommandFailed, ContainerNotFound, Unsupported
+from migrate.errors import CommandFailed, ContainerNotFound, HostUnfit, Unsupported
 from migrate.forward_record import ANCHOR, TARGET, Forward, bridge_name
 from migrate.journal import Header, Journal
 from migrate.network_facts import NetworkFacts
@@ -90,7 +90,19 @@ class Departure:
         return greeting.facts.network
 
     def prepare(self, channel: Channel, journal: Journal) -> None:
-        """Lay the way on both sides; packets do not take it yet."""
+        """Lay the way on both sides; packets do not take it yet.
+
+        Raises HostUnfit when a host cannot (a kernel without vxlan, a firewall of its own).
+        """
+        try:
+            self._prepare(channel, journal)
+        except CommandFailed as failure:
+            raise HostUnfit(
+                f"the way for its clients cannot be laid: {failure.message}",
+                "--network-mode none moves it without",
+            ) from failure
+
+    def _prepare(self, channel: Channel, journal: Journal) -> None:
         choice = self.choice
         if choice.mode == HOME:
             call(channel, HomeForward(choice.ends), Done, ANSWER)
