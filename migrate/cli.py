@@ -24,6 +24,7 @@ migrate version
 
 HOST is [user@]host[:port] or an alias of ~/.ssh/config. `move` is only needed for a container that
 is named like a command. Exit codes: see the README."""
+HOOK_PHASES = ("prepare", "commit", "confirm", "rollback")
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 BUG = 70  # sysexits.h: EX_SOFTWARE
 
@@ -34,6 +35,14 @@ def seconds(text: str) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(text)
     return value
+
+
+def hook(text: str) -> tuple[str, str]:
+    """`PHASE=COMMAND`, for argparse; what the phases are is said by migrate.hooks."""
+    phase, equals, command = text.partition("=")
+    if phase not in HOOK_PHASES or not equals or not command.strip():
+        raise ValueError(text)
+    return phase, command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,6 +75,10 @@ def parser() -> argparse.ArgumentParser:
     move.add_argument(
         "--network-mode", choices=["auto", "forward", "none"], default="auto",
         help="how clients find it afterwards (default: what preflight picks)",
+    )  # fmt: skip
+    move.add_argument(
+        "--hook", action="append", type=hook, default=[], metavar="PHASE=COMMAND",
+        help="a shell command to run at: prepare, commit, confirm, rollback",
     )  # fmt: skip
     setup = verb("setup", "Prepare a host: register the OCI runtime `migrate` with its Docker.")
     setup.add_argument("host", metavar="HOST", nargs="?")

@@ -7,6 +7,7 @@ import json
 import sys
 
 from migrate import failure_logs
+from migrate.hooks import Hook
 from migrate.progress import Progress
 from migrate.recover_remote import recover_all
 from migrate.source import Migration, Options
@@ -18,6 +19,7 @@ def move(given: argparse.Namespace) -> int:
     options = Options(
         container=given.container, host=given.host, tcp=given.tcp, keep=given.keep,
         force=given.force, max_freeze=given.max_freeze, network=given.network_mode,
+        hooks=tuple(Hook(*one) for one in given.hook),
     )  # fmt: skip
     try:
         summary = Migration(options, progress).run()

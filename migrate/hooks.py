@@ -1,6 +1,8 @@
 """`--hook PHASE=COMMAND`: the user's own programs at certain moments, on the source.
 
-For load balancers, DNS, routing daemons. No phase is inside the freeze. What a hook is told is in
+For load balancers, DNS, routing daemons. `prepare` is before the container stands still, `commit`
+when it runs at the destination, `confirm` when the copy here is gone, `rollback` when the migration
+failed after `prepare` and it runs on here. No phase is inside the freeze. What a hook is told is in
 its environment (README). A hook that fails before commit ends the migration; afterwards it is a
 warning. Hooks are in the journal, so that they run although the process was killed in between.
 """
@@ -9,19 +11,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
-from migrate.errors import CommandFailed, HookFailed
+from migrate.errors import HookFailed
 from migrate.run import run, tail
 
 PREPARE, COMMIT, CONFIRM, ROLLBACK = "prepare", "commit", "confirm", "rollback"
-PHASES = {
-    PREPARE: "before the container stands still",
-    COMMIT: "it runs at the destination",
-    CONFIRM: "the copy here is gone",
-    ROLLBACK: "the migration failed after `prepare`, and it runs on here",
-}
 TIMEOUT = 60.0
 
 
@@ -30,12 +27,24 @@ class Hook(msgspec.Struct, frozen=True):
     command: str
 
 
-def parse(text: str) -> Hook:
-    """`PHASE=COMMAND`, for argparse. Raises ValueError."""
-    phase, equals, command = text.partition("=")
-    if phase not in PHASES or not equals or not command.strip():
-        raise ValueError(text)
-    return Hook(phase, command)
+class Told(Protocol):
+    """What is known of the hooks: the header of the journal."""
+
+    @property
+    def hooks(self) -> tuple[Hook, ...]: ...
+    @property
+    def told(self) -> dict[str, str]: ...
+
+
+class Noted(Protocol):
+    """The journal, which says what was done already."""
+
+    @property
+    def header(self) -> Told: ...
+
+    phases: list[str]
+
+    def phase(self, name: str) -> None: ...
 
 
 def environment(facts: Mapping[str, str], phase: str) -> dict[str, str]:
@@ -49,15 +58,29 @@ def run_hooks(hooks: Sequence[Hook], facts: Mapping[str, str], phase: str) -> No
     for hook in hooks:
         if hook.phase != phase:
             continue
-        try:
-            result = run(
-                ["sh", "-c", hook.command], env=environment(facts, phase), timeout=TIMEOUT,
-                check=False,
-            )  # fmt: skip
-        except CommandFailed as late:
-            raise HookFailed(f"the hook of `{phase}`: {late.message}") from late
+        # coreutils' timeout ends the whole process group: a child that keeps our pipes open, too.
+        limited = ["timeout", "-k", "5", f"{TIMEOUT:g}", "sh", "-c", hook.command]
+        result = run(limited, env=environment(facts, phase), timeout=TIMEOUT + 30, check=False)
+        if result.returncode == 124:
+            raise HookFailed(
+                f"the hook of `{phase}` (`{hook.command}`) did not end within {TIMEOUT:g} s"
+            )
         if not result.ok:
             raise HookFailed(
                 f"the hook of `{phase}` (`{hook.command}`) ended with {result.returncode}: "
                 f"{tail(result)}"
             )
+
+
+def run_phase(journal: Noted, phase: str) -> None:
+    """Run the hooks of a phase unless that was begun before. Raises HookFailed."""
+    hooks = journal.header.hooks
+    if mark(phase) in journal.phases or not any(hook.phase == phase for hook in hooks):
+        return
+    journal.phase(mark(phase))
+    run_hooks(hooks, journal.header.told, phase)
+
+
+def mark(phase: str) -> str:
+    """The journal's word for hooks that were begun."""
+    return f"hook-{phase}"

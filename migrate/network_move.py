@@ -141,19 +141,19 @@ class Departure:
         if self._switch:
             self._switch.do()
 
-    def committed(self) -> str:
-        """It runs there. Gives a warning, or ''."""
+    def committed(self) -> list[str]:
+        """It runs there. Gives warnings."""
         if self.choice.mode == NONE and self._known:
-            return end_both(self._known)
+            return [warning] if (warning := end_both(self._known)) else []
         if self.choice.mode != FOLLOW or not self._known or not self._third_host:
-            return ""
+            return []
         switch = SwitchForward(self._known.id, self._session)
         try:
             call(self._third_host.channel, switch, Done, ANSWER)
         except Failure as failure:
-            return f"{self._known.peer} still leads its clients here: {failure.message}"
+            return [f"{self._known.peer} still leads its clients here: {failure.message}"]
         forward.remove(self._known.id)
-        return ""
+        return []
 
     def close(self) -> None:
         if self._switch:

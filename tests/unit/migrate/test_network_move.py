@@ -123,7 +123,7 @@ def test_the_target_is_laid_first_and_nothing_leads_there_before_the_switch(worl
     departure.ready()
     departure.switch()
     assert world.log[2:] == [("switch", True)]
-    assert departure.committed() == ""
+    assert departure.committed() == []
 
 
 def test_what_an_earlier_move_left_goes(world: World) -> None:
@@ -148,7 +148,7 @@ def test_home_is_told_and_the_target_ends_before_its_container(world: World) -> 
     departure.prepare("A", world.journal)  # type: ignore[arg-type]
     departure.ready()
     departure.switch()
-    assert departure.committed() == ""
+    assert departure.committed() == []
     assert world.log == [("A", HomeForward)]
     ending = Ending(world.journal.header)
     ending.hold()
@@ -162,7 +162,7 @@ def test_a_third_host_is_led_to_after_commit(world: World) -> None:
     assert world.log == [("C", SetForward), ("hosta", FollowForward)]
     assert world.journal.steps == [EndForwardAt("hosta", SESSION)]
     departure.switch()
-    assert departure.committed() == ""
+    assert departure.committed() == []
     assert world.log[2:] == [("hosta", SwitchForward), ("remove", IDENT)]
     departure.close()
     assert world.log[-1] == ("hung up", "hosta")
@@ -173,7 +173,7 @@ def test_an_anchor_lost_after_commit_is_a_warning_and_asked_once_more(world: Wor
     departure = world.departs()
     departure.prepare("C", world.journal)  # type: ignore[arg-type]
     world.lost = HostUnreachable("no route")
-    assert "hosta still leads its clients here: no route" in departure.committed()
+    assert departure.committed() == ["hosta still leads its clients here: no route"]
     world.lost = None
     world.log.clear()
     Ending(world.journal.header).hold()
@@ -196,7 +196,7 @@ def test_none_ends_what_was_there(world: World) -> None:
     departure = world.departs("none")
     departure.prepare("C", world.journal)  # type: ignore[arg-type]
     assert world.log == []
-    assert departure.committed() == ""
+    assert departure.committed() == []
     assert world.log == [("remove", IDENT), ("hosta", EndForward), ("hung up", "hosta")]
 
 
