@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from migrate import forward, forward_store
+from migrate import forward, forward_probe, forward_store
 from migrate.agent_link import AgentLink
 from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
@@ -123,6 +123,7 @@ class Departure:
         bridge = bridge_name(self._docker.inspect_network(choice.anchor.network))
         self._record = forward_store.claim(msgspec.structs.replace(choice.anchor, bridge=bridge))
         forward.lay(self._record, adopting=True)
+        forward_probe.insist(self._record.path, self._record.peer)
 
     def _drop_stale(self, record: Forward) -> None:
         """One of an earlier move of this container, which it has come home from since."""
