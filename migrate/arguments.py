@@ -6,6 +6,8 @@ import argparse
 
 from transport.bucket import RateLimit, parse_limit
 
+HOOK_PHASES = ("prepare", "commit", "confirm", "rollback")
+
 
 def seconds(text: str) -> float:
     """A positive number, for argparse."""
@@ -21,6 +23,14 @@ def rate(text: str) -> RateLimit:
         return parse_limit(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def hook(text: str) -> tuple[str, str]:
+    """`PHASE=COMMAND`, for argparse; what the phases are is said by migrate.hooks."""
+    phase, equals, command = text.partition("=")
+    if phase not in HOOK_PHASES or not equals or not command.strip():
+        raise ValueError(text)
+    return phase, command
 
 
 def natural(text: str) -> int:
@@ -78,6 +88,10 @@ def add_way(verb: argparse.ArgumentParser) -> None:
         help="how clients find it afterwards (default: what preflight picks)",
     )  # fmt: skip
     verb.add_argument(
+        "--hook", action="append", type=hook, default=[], metavar="PHASE=COMMAND",
+        help="a shell command to run at: prepare, commit, confirm, rollback",
+    )  # fmt: skip
+    verb.add_argument(
         "--bwlimit", type=rate, metavar="RATE",
         help="send no more bytes per second, such as 20M; RATE@FILE shares it with all that name "
         "that file",
@@ -129,5 +143,6 @@ def way_words(given: argparse.Namespace) -> list[str]:
         f"--max-rounds={given.max_rounds}", f"--memory-source={given.memory_source}",
         f"--restore={given.restore}", f"--network-mode={given.network_mode}",
     ]  # fmt: skip
+    words += [f"--hook={phase}={command}" for phase, command in given.hook]
     words += ["--throttle"] if given.throttle else []
     return [*words, "--no-cache"] if given.no_cache else words

@@ -141,6 +141,13 @@ class MemoryLost(Failure):
     )
 
 
+class HookFailed(Failure):
+    """A program that the user gave with --hook failed before commit."""
+
+    exit_code = 57
+    default_remedy = "the container runs on as before; see what the hook says"
+
+
 class OutcomeUnknown(Failure):
     """The link died after commit: one of the hosts owns the container, we cannot say which."""
 

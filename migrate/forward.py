@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from migrate import conntrack, forward_rules, forward_store
+from migrate import conntrack, forward_probe, forward_rules, forward_store
 from migrate.conntrack import Entry
 from migrate.errors import CommandFailed, PlacementFailed
 from migrate.forward_record import ANCHOR, MARK, Forward, checked
@@ -110,6 +110,7 @@ def follow(old: str, new: Forward) -> None:
         forward, id=new.id, path=new.path, peer=new.peer, peer_id=new.peer_id, away=False
     )
     lay(forward_store.claim(checked(beside)))
+    forward_probe.insist(beside.path, beside.peer)
 
 
 def switch_over(old: str, new: str) -> None:

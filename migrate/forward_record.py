@@ -42,7 +42,7 @@ class Path(msgspec.Struct, frozen=True):
 
     `kind`: `direct`, when both are in one subnet, or `vxlan`. `device`: where packets for the
     other host go out; `gateway`: the next hop there. `mac`, `peer_mac`: of the two devices.
-    `vni`, `mtu`: of the tunnel.
+    `vni`, `mtu`, `own`: of the tunnel; `own` is this host's address in it.
     """
 
     kind: str
@@ -54,6 +54,7 @@ class Path(msgspec.Struct, frozen=True):
     peer_mac: str
     vni: int = 0
     mtu: int = 1500
+    own: str = ""
 
 
 class Forward(msgspec.Struct, frozen=True):
@@ -97,6 +98,7 @@ def checked(forward: Forward) -> Forward:
     path = forward.path
     addresses = [forward.address, path.here, path.there, path.gateway]
     addresses += [port.host_ip for port in forward.ports if port.host_ip]
+    addresses += [path.own] if path.own else []
     numbers = [port for one in forward.ports for port in (one.host_port, one.port)]
     try:
         for address in addresses:
@@ -181,14 +183,15 @@ def paths(
 
 
 def tunnel(session: str, here_ip: str, there_ip: str) -> tuple[Path, Path]:
-    """A vxlan of its own. Its ends have no addresses, only hardware addresses that both know: next
-    hops are made up, and neighbours need not be asked for."""
+    """A vxlan of its own. Both hosts know the hardware addresses of both ends, and use made-up
+    link-local addresses for them, so that neighbours need not be asked for."""
     digest = hashlib.sha256(session.encode()).hexdigest()
     device = f"mgf{digest[:8]}"
     vni = int(digest[8:14], 16) or 1
     macs = [f"02:6d:{n:02x}:" + ":".join(digest[i : i + 2] for i in (14, 16, 18)) for n in (1, 2)]
-    gateways = ["169.254.109.1", "169.254.109.2"]
+    pair = ipaddress.IPv4Address("169.254.1.0") + int(digest[20:24], 16) % (253 << 8) // 2 * 2
+    ends = [str(pair), str(pair + 1)]
     return (
-        Path("vxlan", device, here_ip, there_ip, gateways[1], macs[0], macs[1], vni),
-        Path("vxlan", device, there_ip, here_ip, gateways[0], macs[1], macs[0], vni),
+        Path("vxlan", device, here_ip, there_ip, ends[1], macs[0], macs[1], vni, own=ends[0]),
+        Path("vxlan", device, there_ip, here_ip, ends[0], macs[1], macs[0], vni, own=ends[1]),
     )

@@ -271,6 +271,7 @@ def way(forward: Forward) -> list[str]:
     commands = []
     if path.kind == "vxlan":
         commands = [
+            f"address replace {path.own}/32 dev {path.device} scope link",
             f"link set {path.device} address {path.mac} mtu {path.mtu} up",
             f"neigh replace {path.gateway} lladdr {path.peer_mac} dev {path.device} nud permanent",
         ]

@@ -19,6 +19,7 @@ from typing import IO, Any
 import msgspec
 
 from migrate.errors import Busy
+from migrate.hooks import Hook
 from migrate.undo import Step, Unmount, undo
 
 DIRECTORY = Path("/var/lib/migrate/journal")
@@ -28,7 +29,8 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
     """`role`: `source` or `destination`; `container`: full id at the source; `peer`: the host,
     `peer_id`: its `Greeting.host_id`.
 
-    Of the source alone: `freezer`, its freezer cgroup, and `keep`, whether it stays, stopped.
+    Of the source alone: `freezer`, its freezer cgroup, `keep`, whether it stays, stopped, and
+    `hooks` with what they are `told`.
     Of the destination alone: `policy`, the restart policy that the container gets once it runs.
     """
 
@@ -42,6 +44,8 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
     keep: bool = False
     policy: dict[str, Any] = {}
     peer_id: str = ""
+    hooks: tuple[Hook, ...] = ()
+    told: dict[str, str] = {}
 
 
 def restarts(policy: Mapping[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from argparse import Namespace
 from dataclasses import dataclass
 
 from migrate.freeze import MAX_FREEZE
+from migrate.hooks import Hook
 from migrate.switchover import MAX_DOWNTIME, MAX_ROUNDS
 from transport.bucket import RateLimit
 
@@ -33,6 +34,7 @@ class Options:
     cache: bool = True
     network: str = "auto"
     bwlimit: RateLimit | None = None
+    hooks: tuple[Hook, ...] = ()
 
 
 def options_of(given: Namespace, host: str) -> Options:
@@ -43,4 +45,5 @@ def options_of(given: Namespace, host: str) -> Options:
         max_rounds=given.max_rounds, throttle=given.throttle,
         memory_source=given.memory_source, restore=given.restore, cache=not given.no_cache,
         network=given.network_mode, bwlimit=given.bwlimit,
+        hooks=tuple(Hook(*one) for one in given.hook),
     )  # fmt: skip

@@ -8,11 +8,11 @@ from typing import Protocol
 
 import msgspec
 
-from migrate import forward, forward_store
+from migrate import forward, forward_probe, forward_store
 from migrate.agent_link import AgentLink
 from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
-from migrate.errors import CommandFailed, ContainerNotFound, Unsupported
+from migrate.errors import CommandFailed, ContainerNotFound, HostUnfit, Unsupported
 from migrate.forward_record import ANCHOR, TARGET, Forward, bridge_name
 from migrate.journal import Header, Journal
 from migrate.network_facts import NetworkFacts
@@ -90,7 +90,19 @@ class Departure:
         return greeting.facts.network
 
     def prepare(self, channel: Channel, journal: Journal) -> None:
-        """Lay the way on both sides; packets do not take it yet."""
+        """Lay the way on both sides; packets do not take it yet.
+
+        Raises HostUnfit when a host cannot (a kernel without vxlan, a firewall of its own).
+        """
+        try:
+            self._prepare(channel, journal)
+        except CommandFailed as failure:
+            raise HostUnfit(
+                f"the way for its clients cannot be laid: {failure.message}",
+                "--network-mode none moves it without",
+            ) from failure
+
+    def _prepare(self, channel: Channel, journal: Journal) -> None:
         choice = self.choice
         if choice.mode == HOME:
             call(channel, HomeForward(choice.ends), Done, ANSWER)
@@ -111,6 +123,7 @@ class Departure:
         bridge = bridge_name(self._docker.inspect_network(choice.anchor.network))
         self._record = forward_store.claim(msgspec.structs.replace(choice.anchor, bridge=bridge))
         forward.lay(self._record, adopting=True)
+        forward_probe.insist(self._record.path, self._record.peer)
 
     def _drop_stale(self, record: Forward) -> None:
         """One of an earlier move of this container, which it has come home from since."""
@@ -129,19 +142,19 @@ class Departure:
         if self._switch:
             self._switch.do()
 
-    def committed(self) -> str:
-        """It runs there. Gives a warning, or ''."""
+    def committed(self) -> list[str]:
+        """It runs there. Gives warnings."""
         if self.choice.mode == NONE and self._known:
-            return end_both(self._known)
+            return [warning] if (warning := end_both(self._known)) else []
         if self.choice.mode != FOLLOW or not self._known or not self._third_host:
-            return ""
+            return []
         switch = SwitchForward(self._known.id, self._session)
         try:
             call(self._third_host.channel, switch, Done, ANSWER)
         except Failure as failure:
-            return f"{self._known.peer} still leads its clients here: {failure.message}"
+            return [f"{self._known.peer} still leads its clients here: {failure.message}"]
         forward.remove(self._known.id)
-        return ""
+        return []
 
     def close(self) -> None:
         if self._switch:

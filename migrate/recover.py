@@ -10,7 +10,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from migrate import forward, forward_store
+from migrate import forward, forward_store, hooks
 from migrate.docker_host import DockerHost
 from migrate.errors import AgentFailed, Busy, ContainerNotFound
 from migrate.held_restore import PENDING, supervisor_is_done
@@ -26,7 +26,7 @@ from migrate.journal import (
 )
 from migrate.protocol import SESSION, Outcome
 from migrate.runtime import RAN
-from migrate.source_end import end_source_copy
+from migrate.source_end import end_source_copy, run_hooks
 from migrate.undo import LeadAway, RemoveContainer, RenameBack, Unmount
 from transport.errors import StreamCorrupt
 
@@ -55,6 +55,8 @@ def recover_local(session: str, role: str, directory: Path = DIRECTORY) -> str:
             _settle(journal)
             return f"container {journal.header.name} runs here; kept for the source to ask"
         failed = journal.rollback()
+        if hooks.mark(hooks.PREPARE) in journal.phases:
+            run_hooks(journal, hooks.ROLLBACK)
         if failed:
             raise AgentFailed("could not undo everything: " + "; ".join(failed))
         finished = True

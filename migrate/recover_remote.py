@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from migrate import hooks
 from migrate.agent_link import AgentLink, link_to
 from migrate.errors import AgentFailed, Busy, OutcomeUnknown
 from migrate.fetch import recover_destination
@@ -12,7 +13,7 @@ from migrate.journal import COMMIT_SENT, CONFIRMED, DIRECTORY, Journal, find, re
 from migrate.network_move import lay_again
 from migrate.protocol import AskOutcome, Done, Finish, Outcome, call
 from migrate.recover import recover_local
-from migrate.source_end import end_source_copy
+from migrate.source_end import end_source_copy, run_hooks
 from transport.errors import Failure
 
 ANSWER = 120.0
@@ -85,6 +86,8 @@ def _ask(journal: Journal, link: LinkTo) -> str:
         if answer.owner != "source":
             raise OutcomeUnknown(f"{header.peer} gives no usable answer: {answer.owner!r}")
         failed = journal.rollback()
+        if hooks.mark(hooks.PREPARE) in journal.phases:
+            run_hooks(journal, hooks.ROLLBACK)
         if failed:
             raise AgentFailed("could not undo everything: " + "; ".join(failed))
         return f"container {header.name} did not come to run at {header.peer}; it runs here again"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from migrate import failure_logs
+from migrate import failure_logs, hooks
 from migrate.agent_link import CALLER, AgentLink
 from migrate.criu import LOG
 from migrate.criu_log import interesting_lines
@@ -17,6 +17,7 @@ from migrate.departed import keep_memory
 from migrate.docker_host import DockerHost
 from migrate.errors import AgentFailed, FreezeTooLong, OutcomeUnknown, Unsupported
 from migrate.files_pass import FilesPass
+from migrate.forward_record import published, way_endpoint
 from migrate.freeze import FrozenPart
 from migrate.guard import Guard
 from migrate.host_facts import facts
@@ -48,7 +49,7 @@ from migrate.protocol import (
 )
 from migrate.rootfs_limits import kept_paths
 from migrate.rootfs_send import Sender
-from migrate.source_end import end_source_copy
+from migrate.source_end import end_source_copy, run_hooks
 from migrate.source_view import SourceView, check_here, look, open_connections
 from migrate.std_streams import find_streams, parent_of
 from migrate.summary import Lazy, Summary, Switchover
@@ -137,9 +138,7 @@ class Migration:
                 ),
                 Welcome, ANSWER,
             )  # fmt: skip
-            self.summary.warnings += welcome.warnings
-            for warning in welcome.warnings:
-                self.progress.warn(warning)
+            self._warn(*welcome.warnings)
             docker = greeting.facts.docker
             self.progress.note(
                 f"destination: migrate {greeting.version}, kernel {greeting.facts.kernel}, "
@@ -164,19 +163,40 @@ class Migration:
     def _explain(self, choice: Choice) -> None:
         self.summary.network, self.summary.way = choice.mode, choice.reason
         if choice.warning:
-            self.summary.warnings.append(choice.reason)
-            self.progress.warn(choice.reason)
+            self._warn(choice.reason)
         else:
             self.progress.say(choice.reason)
+
+    def _warn(self, *sentences: str) -> None:
+        for sentence in sentences:
+            self.summary.warnings.append(sentence)
+            self.progress.warn(sentence)
 
     def _begin_journal(self, view: SourceView, peer_id: str) -> Journal:
         return Journal.create(
             Header(
                 self.session, "source", view.spec.source_id, view.spec.name, self.options.host,
                 time.time(), freezer=view.target.freezer or "", keep=self._keep(view),
-                peer_id=peer_id,
+                peer_id=peer_id, hooks=self.options.hooks, told=self._told(view),
             )
         )  # fmt: skip
+
+    def _told(self, view: SourceView) -> dict[str, str]:
+        """What hooks are told (README)."""
+        endpoint = way_endpoint(view.spec)
+        return {
+            "container": view.spec.name,
+            "container_address": (endpoint.ipv4 or endpoint.had_ipv4) if endpoint else "",
+            "ports": " ".join(
+                f"{port.host_ip or '0.0.0.0'}:{port.host_port}/{port.protocol}"
+                for port in published(view.spec)
+            ),
+            "source": self.summary.source,
+            "destination": self.options.host,
+            "destination_address": (self.link.address or "") if self.link else "",
+            "network_mode": self.summary.network,
+            "session": self.session,
+        }
 
     def _keep(self, view: SourceView) -> bool:
         if self.options.keep and view.spec.auto_remove:
@@ -210,6 +230,7 @@ class Migration:
         prepared = call(self.link.channel, request, Prepared, ANSWER)
         self.summary.new_id = prepared.container
         self.network.prepare(self.link.channel, self.journal)
+        hooks.run_phase(self.journal, hooks.PREPARE)
         cached = self._ask_cache() if self.options.cache else b""
         self.journal.push(Unmount(str(self._base)))
         outgoing = Outgoing(
@@ -272,9 +293,8 @@ class Migration:
         self.frozen.switch = self.network.switch
         with self._timed("freeze"):
             self.frozen.run(before_commit=interrupts.hold)
-            if warning := self.network.committed():
-                self.summary.warnings.append(warning)
-                self.progress.warn(warning)
+            self._warn(*self.network.committed())
+            self._warn(*run_hooks(self.journal, hooks.COMMIT))
         self.summary.raw += files.bytes
         self.summary.add_frozen(self.frozen, images.bytes)
 
@@ -312,7 +332,7 @@ class Migration:
         self._log_criu()
         self._keep_memory(view)
         try:
-            end_source_copy(self.journal)
+            self._warn(*end_source_copy(self.journal))
         except Failure as failure:
             # It has moved, whatever is wrong with our Docker: the guard, or recover, goes on.
             self.progress.warn(f"the copy here is frozen but not yet removed: {failure.message}")
@@ -352,6 +372,8 @@ class Migration:
             logs = self._keep_logs(failure)
         # First here: the destination cannot run it without our `Commit`, and may take long.
         failed = self.journal.rollback() if self.journal else []
+        if self.journal and hooks.mark(hooks.PREPARE) in self.journal.phases:
+            self._warn(*run_hooks(self.journal, hooks.ROLLBACK))
         self._close(finished=not failed)
         if self.link and not isinstance(failure, ConnectionLost | FreezeTooLong):
             self._abandon(failure)

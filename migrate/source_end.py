@@ -7,8 +7,9 @@ import os
 import signal
 from pathlib import Path
 
+from migrate import hooks
 from migrate.docker_host import DockerHost
-from migrate.errors import ContainerNotFound
+from migrate.errors import ContainerNotFound, HookFailed
 from migrate.journal import Journal
 from migrate.network_move import Ending
 from migrate.undo import remove_container, thaw
@@ -30,15 +31,27 @@ def kill_frozen(freezer: str) -> int:
     return killed
 
 
-def end_source_copy(journal: Journal) -> None:
+def end_source_copy(journal: Journal) -> list[str]:
     """Kill the frozen copy, then remove the container, or leave it stopped when it is to be kept.
 
-    Its clients' connections are held over that (migrate/network_move.py). Idempotent.
+    Its clients' connections are held over that (migrate/network_move.py). Idempotent. Gives
+    warnings: what the user's hooks said.
     """
+    warnings = run_hooks(journal, hooks.COMMIT)  # unless they ran already
     network = Ending(journal.header)
     network.hold()
     _end(journal)
     network.settle()
+    return warnings + run_hooks(journal, hooks.CONFIRM)
+
+
+def run_hooks(journal: Journal, phase: str) -> list[str]:
+    """Run the user's hooks of a phase in which a failure can only be said any more."""
+    try:
+        hooks.run_phase(journal, phase)
+    except HookFailed as failure:
+        return [failure.message]
+    return []
 
 
 def _end(journal: Journal) -> None:

@@ -1,0 +1,245 @@
+"""migrate.network_move and network_arrival: who lays, switches and ends what, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from migrate import conntrack, forward_store, network_arrival, network_move
+from migrate.errors import Unsupported
+from migrate.forward_record import ANCHOR, TARGET, Forward
+from migrate.journal import Header, Journal
+from migrate.network_arrival import Arrival
+from migrate.network_facts import NetworkFacts
+from migrate.network_move import Departure, Ending, end_both
+from migrate.protocol import EndForward, FollowForward, HomeForward, SetForward, SwitchForward
+from migrate.undo import EndForwardAt, LeadAway, RemoveForward
+from tests.unit.migrate.forwards import IDENT, TARGETED, A, B, forward, spec
+from transport.errors import HostUnreachable, StreamCorrupt
+
+SESSION = "f" * 16
+
+
+class World:
+    """Stands for the kernel's rules, for SSH and for Docker; `log` has what was asked of them."""
+
+    def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log: list[Any] = []
+        self.lost: BaseException | None = None
+        self.id_there = "ida"
+        monkeypatch.setattr(forward_store, "DIRECTORY", top / "forwards")
+        self.journal = Journal.create(
+            Header(SESSION, "source", "c" * 64, "web", "hostb", 0.0), top / "journal"
+        )
+        rules: Any = SimpleNamespace(
+            lay=lambda record, adopting=False: self.log.append(("lay", record.role, adopting)),
+            lead_away=lambda record: self.log.append("lead away"),
+            Switch=lambda record, away: SimpleNamespace(
+                do=lambda: self.log.append(("switch", away)), close=lambda: None
+            ),
+            hold=self._says("hold", ["an entry"]),
+            adopt=self._says("adopt", ["an entry"]),
+            settle=lambda record, entries: self.log.append(("settle", entries)),
+            end=self._says("end"),
+            remove=self._remove,
+            forget_neighbour=self._says("forget neighbour"),
+        )
+        for module in (network_move, network_arrival):
+            monkeypatch.setattr(module, "forward", rules)
+            monkeypatch.setattr(module, "call", self._call, raising=False)
+        monkeypatch.setattr(network_move, "AgentLink", self._link)
+        monkeypatch.setattr(network_move, "_source_of", lambda address: "10.77.0.11")
+        monkeypatch.setattr(conntrack, "present", lambda: True)
+        for name in ("forget", "load"):
+            monkeypatch.setattr(conntrack, name, self._says(name))
+        self.docker: Any = SimpleNamespace(inspect_network=lambda name: {"Id": "1234567890abcdef"})
+
+    def _says(self, name: str, value: Any = None) -> Callable[..., Any]:
+        def body(*_: Any) -> Any:
+            self.log.append(name)
+            return value
+
+        return body
+
+    def _remove(self, ident: str) -> None:
+        self.log.append(("remove", ident))
+        forward_store.delete(ident)
+
+    @contextmanager
+    def _link(self, host: str) -> Iterator[Any]:
+        if self.lost:
+            raise self.lost
+        facts = SimpleNamespace(network=NetworkFacts(A.interfaces))
+        greeting = SimpleNamespace(host_id=self.id_there, facts=facts)
+        yield SimpleNamespace(channel=host, greet=lambda: greeting)
+        self.log.append(("hung up", host))
+
+    def _call(self, channel: Any, message: Any, *_: Any) -> None:
+        self.log.append((channel, type(message)))
+        if self.lost:
+            raise self.lost
+
+    def departs(self, wanted: str = "auto", there_id: str = "idb") -> Departure:
+        view: Any = SimpleNamespace(spec=spec())
+        departure = Departure(self.docker, SESSION, wanted)
+        here, there = (SimpleNamespace(network=facts) for facts in (A, B))
+        departure.decide(
+            view, here, there, here_id="idx", there_id=there_id, name="hostb",
+            address="10.77.0.12",
+        )  # fmt: skip
+        return departure
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(tmp_path, monkeypatch)
+
+
+def known(**more: Any) -> Forward:
+    """This host is the target of a forward to the container."""
+    record = msgspec.structs.replace(TARGETED, container="c" * 64, peer="hosta", peer_id="ida")
+    record = msgspec.structs.replace(record, **more)
+    forward_store.write(record)
+    return record
+
+
+# -- the source -----------------------------------------------------------------------------------
+
+
+def test_the_target_is_laid_first_and_nothing_leads_there_before_the_switch(world: World) -> None:
+    departure = world.departs()
+    departure.prepare("B", world.journal)  # type: ignore[arg-type]
+    assert world.log == [("B", SetForward), ("lay", ANCHOR, True)]
+    assert world.journal.steps == [RemoveForward(SESSION)]
+    record = forward_store.find(SESSION)
+    assert record
+    assert (record.bridge, record.away) == ("br-1234567890ab", False)
+    departure.ready()
+    departure.switch()
+    assert world.log[2:] == [("switch", True)]
+    assert departure.committed() == []
+
+
+def test_what_an_earlier_move_left_goes(world: World) -> None:
+    forward_store.write(forward())
+    world.departs().prepare("B", world.journal)  # type: ignore[arg-type]
+    assert ("remove", IDENT) in world.log
+
+
+def test_the_end_of_the_copy_is_framed(world: World) -> None:
+    world.departs().prepare("B", world.journal)  # type: ignore[arg-type]
+    world.log.clear()
+    ending = Ending(world.journal.header)
+    ending.hold()
+    assert world.log == ["lead away", "hold"]
+    ending.settle()
+    assert world.log[2:] == [("settle", ["an entry"])]
+
+
+def test_home_is_told_and_the_target_ends_before_its_container(world: World) -> None:
+    known()
+    departure = world.departs(there_id="ida")
+    departure.prepare("A", world.journal)  # type: ignore[arg-type]
+    departure.ready()
+    departure.switch()
+    assert departure.committed() == []
+    assert world.log == [("A", HomeForward)]
+    ending = Ending(world.journal.header)
+    ending.hold()
+    assert world.log[1:] == [("remove", IDENT)]
+
+
+def test_a_third_host_is_led_to_after_commit(world: World) -> None:
+    known()
+    departure = world.departs()
+    departure.prepare("C", world.journal)  # type: ignore[arg-type]
+    assert world.log == [("C", SetForward), ("hosta", FollowForward)]
+    assert world.journal.steps == [EndForwardAt("hosta", SESSION)]
+    departure.switch()
+    assert departure.committed() == []
+    assert world.log[2:] == [("hosta", SwitchForward), ("remove", IDENT)]
+    departure.close()
+    assert world.log[-1] == ("hung up", "hosta")
+
+
+def test_an_anchor_lost_after_commit_is_a_warning_and_asked_once_more(world: World) -> None:
+    known()
+    departure = world.departs()
+    departure.prepare("C", world.journal)  # type: ignore[arg-type]
+    world.lost = HostUnreachable("no route")
+    assert departure.committed() == ["hosta still leads its clients here: no route"]
+    world.lost = None
+    world.log.clear()
+    Ending(world.journal.header).hold()
+    assert world.log == [("hosta", SwitchForward), ("hung up", "hosta"), ("remove", IDENT)]
+
+
+def test_an_anchor_that_cannot_be_told_is_said_before_anything_is_done(world: World) -> None:
+    known()
+    world.lost = HostUnreachable("no route")
+    with pytest.raises(Unsupported, match="hosta, which cannot be told of the new way: no route"):
+        world.departs()
+    world.lost, world.id_there = None, "another"
+    with pytest.raises(Unsupported, match="another host now"):
+        world.departs()
+    assert world.journal.steps == []
+
+
+def test_none_ends_what_was_there(world: World) -> None:
+    known()
+    departure = world.departs("none")
+    departure.prepare("C", world.journal)  # type: ignore[arg-type]
+    assert world.log == []
+    assert departure.committed() == []
+    assert world.log == [("remove", IDENT), ("hosta", EndForward), ("hung up", "hosta")]
+
+
+def test_an_end_that_the_other_host_does_not_hear_of_is_said(world: World) -> None:
+    record = known()
+    world.id_there = "another"
+    assert "hosta could not be told: hosta is another host now" in end_both(record)
+    world.lost = HostUnreachable("no route")
+    assert "no route; `migrate forward remove` there does it" in end_both(record)
+    assert forward_store.read_all() == []
+
+
+# -- the destination ------------------------------------------------------------------------------
+
+
+def test_a_target_begins_afresh(world: World) -> None:
+    arrival = Arrival(world.docker, world.journal, "d" * 64)
+    arrival.set_forward(forward(TARGET, id=SESSION))
+    assert world.log == ["forget", "forget neighbour", ("lay", TARGET, False)]
+    assert world.journal.steps == [RemoveForward(SESSION)]
+    record = forward_store.find(SESSION)
+    assert record
+    assert record.container == "d" * 64
+    world.log.clear()
+    arrival.commit()
+    arrival.settle()
+    arrival.finish()
+    assert world.log == []
+
+
+@pytest.mark.parametrize("record", [forward(id=SESSION), forward(TARGET)])
+def test_only_the_sessions_own_target_is_taken(world: World, record: Forward) -> None:
+    with pytest.raises(StreamCorrupt):
+        Arrival(world.docker, world.journal, "d" * 64).set_forward(record)
+
+
+def test_home_the_connections_are_held_over_dockers_flush(world: World) -> None:
+    forward_store.write(forward(away=True))
+    arrival = Arrival(world.docker, world.journal, "d" * 64)
+    arrival.come_home(IDENT)
+    assert world.journal.steps == [LeadAway(IDENT)]
+    assert world.log == ["forget neighbour", "adopt"]
+    arrival.commit()
+    arrival.settle()
+    arrival.finish()
+    assert world.log[2:] == [("switch", False), "end", "load", ("remove", IDENT)]
