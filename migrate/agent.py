@@ -155,7 +155,7 @@ class Agent:
                     forget(self.asked)
                 elif self.destination.begun:
                     self.destination.finish()
-                    self._dismiss_guard()
+                    self.dismiss_guard()
             case Survey():
                 reply = survey()
             case AskOutcome():
@@ -200,9 +200,9 @@ class Agent:
 
     def _undo(self) -> None:
         self.destination.rollback()
-        self._dismiss_guard()
+        self.dismiss_guard()
 
-    def _dismiss_guard(self) -> None:
+    def dismiss_guard(self) -> None:
         if self.guard:
             self.guard.dismiss()
             self.guard = None

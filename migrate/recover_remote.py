@@ -36,7 +36,7 @@ def recover_all() -> tuple[list[str], list[Failure]]:
     return said, failed
 
 
-def recover_source(session: str, link: LinkTo = link_to) -> str:
+def recover_source(session: str, link: LinkTo | None = None) -> str:
     """Recover a session that this host was the source of; asks the destination when need be."""
     journal = Journal.reopen(find(session, "source"))
     finished = False
@@ -46,7 +46,7 @@ def recover_source(session: str, link: LinkTo = link_to) -> str:
             end_source_copy(journal)
             journal.tidy()
         if COMMIT_SENT in journal.phases:
-            said = _ask(journal, link)
+            said = _ask(journal, link or link_to)
             finished = True
             return said
     finally:
@@ -54,11 +54,11 @@ def recover_source(session: str, link: LinkTo = link_to) -> str:
     return recover_local(session, "source")
 
 
-def _ask(journal: Journal, link_to: LinkTo) -> str:
+def _ask(journal: Journal, link: LinkTo) -> str:
     """Ask the destination who owns the container, act on it, and tell the destination so."""
     header = journal.header
-    with link_to(header.peer) as link:
-        greeting = link.greet()
+    with link(header.peer) as peer:
+        greeting = peer.greet()
         if header.peer_id and greeting.host_id != header.peer_id:
             raise OutcomeUnknown(
                 f"{header.peer} is another host than the one that container {header.name} went to",
@@ -66,7 +66,7 @@ def _ask(journal: Journal, link_to: LinkTo) -> str:
             )
         deadline = time.monotonic() + BUSY_PATIENCE
         while True:
-            answer = call(link.channel, AskOutcome(session=header.session), Outcome, ANSWER)
+            answer = call(peer.channel, AskOutcome(session=header.session), Outcome, ANSWER)
             if answer.owner != "busy":
                 break
             if time.monotonic() > deadline:
@@ -77,7 +77,7 @@ def _ask(journal: Journal, link_to: LinkTo) -> str:
                 journal.phase(CONFIRMED)
             end_source_copy(journal)
             journal.tidy()
-            call(link.channel, Finish(), Done, ANSWER)
+            call(peer.channel, Finish(), Done, ANSWER)
             return f"container {header.name} runs at {header.peer}; the copy here was ended"
         if answer.owner != "source":
             raise OutcomeUnknown(f"{header.peer} gives no usable answer: {answer.owner!r}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from migrate import guard, recover, recover_remote
+from migrate import fetch, guard, recover_remote
 from migrate.errors import Busy, DockerUnavailable
 from migrate.guard import DONE, Guard, main
 
@@ -35,7 +35,9 @@ Run = Callable[[str, bytes], int]
 @pytest.fixture
 def recovery(monkeypatch: pytest.MonkeyPatch) -> Recovery:
     recovery = Recovery()
-    monkeypatch.setattr(recover, "recover_local", recovery)
+    monkeypatch.setattr(
+        fetch, "recover_destination", lambda session, patience: recovery(session, "destination")
+    )
     monkeypatch.setattr(recover_remote, "recover_source", recovery)
     monkeypatch.setattr(guard, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(guard, "LAST_PAUSE", 0.001)

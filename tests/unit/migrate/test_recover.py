@@ -251,7 +251,7 @@ class Remote:
 def remote(world: World, monkeypatch: pytest.MonkeyPatch) -> Remote:
     remote = Remote()
     assert isinstance(remote.channel, MemoryChannel)
-    monkeypatch.setattr(recover_remote, "AgentLink", remote)
+    monkeypatch.setattr(recover_remote, "link_to", remote)
     monkeypatch.setattr(recover_remote, "DIRECTORY", world.directory)
     monkeypatch.setattr(
         recover_remote, "find", lambda session, role: find(session, role, world.directory)
@@ -260,6 +260,11 @@ def remote(world: World, monkeypatch: pytest.MonkeyPatch) -> Remote:
         recover_remote,
         "recover_local",
         lambda session, role: recover_local(session, role, world.directory),
+    )
+    monkeypatch.setattr(
+        recover_remote,
+        "recover_destination",
+        lambda session: recover_local(session, "destination", world.directory),
     )
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return remote
