@@ -210,7 +210,7 @@ class Agent:
         try:
             return self.destination.finish()
         finally:
-            self._dismiss_guard()
+            self.dismiss_guard()
 
     def _greet(self, message: Hello) -> Greeting:
         if message.protocol != PROTOCOL_VERSION:
@@ -244,9 +244,9 @@ class Agent:
 
     def _undo(self) -> None:
         self.destination.rollback()
-        self._dismiss_guard()
+        self.dismiss_guard()
 
-    def _dismiss_guard(self) -> None:
+    def dismiss_guard(self) -> None:
         if self.guard:
             self.guard.dismiss()
             self.guard = None

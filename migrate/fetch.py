@@ -17,7 +17,14 @@ import msgspec
 from migrate.agent import Agent
 from migrate.agent_link import COMMAND, SLICE
 from migrate.caller_link import Report
-from migrate.errors import HostUnfit, Interrupted, OutcomeUnknown, ToolMissing
+from migrate.docker_host import DockerHost
+from migrate.errors import (
+    ContainerNotFound,
+    HostUnfit,
+    Interrupted,
+    OutcomeUnknown,
+    ToolMissing,
+)
 from migrate.interrupts import Interrupts
 from migrate.journal import read_all
 from migrate.progress import Progress
@@ -58,6 +65,12 @@ class Receiver(Agent):
     @property
     def session(self) -> str:
         return self.destination.begun.session if self.destination.begun else ""
+
+    def let_go(self) -> None:
+        """Free the journal: now it can be answered from, by us, our guard, or `migrate recover`."""
+        journal, self.destination.journal = self.destination.journal, None
+        if journal:
+            journal.close(finished=False)
 
     def receive_all(self) -> Report:
         """Raises ConnectionLost when it ends without a word, after undoing what is not ours yet."""
@@ -128,18 +141,23 @@ def fetch(wanted: Wanted, progress: Progress) -> Summary:
 
 def _settle_after(receiver: Receiver, wanted: Wanted, failure: Failure) -> None:
     """The link broke in a session: tell the source who owns the container. Returns when we do."""
-    ours = receiver.destination.committed
+    receiver.let_go()
     settled = settle_patiently(wanted.host, receiver.session, SETTLE_PATIENCE)
-    if not ours:
+    if not receiver.destination.committed:
         if settled:
             failure.remedy = f"{settled.message}: run it again, else it may stay frozen there"
         raise failure
-    if settled:
+    if settled:  # our guard goes on trying, as soon as we end
         raise OutcomeUnknown(
-            f"`{wanted.container}` runs here, but its copy at {wanted.host} is still frozen: "
+            f"`{wanted.container}` is ours, but its copy at {wanted.host} is still frozen: "
             f"{settled.message}",
             f"run `migrate fetch {wanted.container} {wanted.host}` again when it can be reached",
         ) from failure
+    receiver.dismiss_guard()
+    try:
+        DockerHost().inspect_container(receiver.destination.container)
+    except ContainerNotFound:  # it did not come to run, and goes on there
+        raise failure from None
 
 
 def settle_patiently(host: str, session: str, patience: float) -> Failure | None:

@@ -18,6 +18,7 @@ from migrate.progress import human
 from transport.errors import Failure
 
 IMAGE_IS_THERE = 0.03  # of a host's capacity: what an image that need not be sent counts for
+IDLE = 0.1  # what CPUs count for that are all idle
 GUEST = 0.02  # what each guest counts against a host: spread, one host's loss takes less along
 
 
@@ -212,14 +213,18 @@ def in_order(moves: Iterable[Move]) -> list[Move]:
 
 
 def _rating(host: Host, fits: Sequence[Fit]) -> float:
-    """How much of the host is left when they have come, the scarcest thing counted."""
+    """How much of the host is left when they have come; below zero when its CPUs do not suffice.
+
+    CPUs that are left count for little: a load is different a moment later, memory is not.
+    """
     free, cpus = host.facts.free_memory, host.view.cpus
     memory = 1.0
     if free:
         memory = 1 - sum(guest.candidate.pages for guest in host.guests) / free
-    cpu = host.free_cpus() / cpus if cpus else 1.0
+    idle = host.free_cpus() / cpus if cpus else 0.0
+    cpu = IDLE * idle if idle >= 0 else -1.0
     there = sum(not one.placement.image.send for one in fits)
-    return min(memory, cpu) + IMAGE_IS_THERE * there - GUEST * len(host.guests)
+    return memory + cpu + IMAGE_IS_THERE * there - GUEST * len(host.guests)
 
 
 def _why(host: Host, placed: Fit, only: bool) -> str:

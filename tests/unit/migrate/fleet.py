@@ -80,9 +80,9 @@ def host(
 def candidates(draw: st.DrawFn) -> list[Candidate]:
     """Up to a dozen containers that compete for memory, disk, ports, addresses and networks."""
     found = []
-    sizes = {name: draw(st.integers(0, 300)) for name in ("app", "db")}  # an image has one size
+    sizes = {name: draw(st.integers(0, 300)) for name in ("app", "db")}
     for number in range(draw(st.integers(0, 12))):
-        of_image = draw(st.sampled_from(sorted(sizes)))
+        image = draw(st.sampled_from(sorted(sizes)))
         in_network = draw(st.booleans())
         project = draw(st.sampled_from(["", "", "shop", "blog"]))
         found.append(
@@ -91,7 +91,7 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
                 memory=draw(st.integers(1, 400)),
                 images=draw(st.integers(0, 400)),
                 files=draw(st.integers(0, 300)),
-                image=sizes[of_image],
+                image=sizes[image],
                 port=draw(st.sampled_from([0, 0, 80, 443])),
                 network=app_network() if in_network else None,
                 address=draw(st.sampled_from(["", "172.30.0.5", "172.30.0.6"])),
@@ -102,7 +102,7 @@ def candidates(draw: st.DrawFn) -> list[Candidate]:
                     if project else ()
                 ),
                 cpu=draw(st.floats(0, 3)),
-                of_image=of_image,
+                of_image=image,
             )
         )  # fmt: skip
     return found

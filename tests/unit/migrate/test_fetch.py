@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -12,10 +14,10 @@ import pytest
 from migrate import agent as agent_module
 from migrate import fetch as fetch_module
 from migrate.caller_link import Report
-from migrate.errors import Busy, DumpFailed, Interrupted, OutcomeUnknown
+from migrate.errors import Busy, ContainerNotFound, DumpFailed, Interrupted, OutcomeUnknown
 from migrate.fetch import FETCHED, Receiver, Wanted, failure_of, recover_destination
 from migrate.interrupts import Interrupts
-from migrate.journal import Header
+from migrate.journal import Header, Journal, find
 from migrate.progress import Progress
 from migrate.protocol import (
     PROTOCOL_VERSION,
@@ -195,16 +197,48 @@ class Left:
     session = "s" * 8
 
     def __init__(self, *, ours: bool) -> None:
-        self.destination = type("D", (), {"committed": ours})()
+        self.destination = SimpleNamespace(committed=ours, container="new")
+        self.log: list[str] = []
+
+    def let_go(self) -> None:
+        self.log.append("let go")
+
+    def dismiss_guard(self) -> None:
+        self.log.append("dismiss")
 
 
-WANTED = Wanted("web", "b")
+def after(left: Left) -> None:
+    wanted = Wanted("web", "b")
+    fetch_module._settle_after(left, wanted, ConnectionLost("x"))  # type: ignore[arg-type]
 
 
-def test_settled_at_last_and_ours(settled: list[Exception]) -> None:
+@pytest.fixture
+def docker(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The containers that are here."""
+    here = ["new"]
+
+    class Docker:
+        def inspect_container(self, name: str) -> dict[str, str]:
+            if name not in here:
+                raise ContainerNotFound("no such container")
+            return {}
+
+    monkeypatch.setattr(fetch_module, "DockerHost", Docker)
+    return here
+
+
+def test_settled_at_last_and_ours(settled: list[Exception], docker: list[str]) -> None:
     settled += [Busy("it lives"), HostUnreachable("not there")]
-    fetch_module._settle_after(Left(ours=True), WANTED, ConnectionLost("x"))  # type: ignore[arg-type]
+    left = Left(ours=True)
+    after(left)
     assert settled == []
+    assert left.log == ["let go", "dismiss"]
+
+
+def test_settled_and_it_did_not_come_to_run(settled: list[Exception], docker: list[str]) -> None:
+    docker.clear()
+    with pytest.raises(ConnectionLost):
+        after(Left(ours=True))
 
 
 def test_ours_and_the_source_cannot_be_told(
@@ -212,8 +246,10 @@ def test_ours_and_the_source_cannot_be_told(
 ) -> None:
     monkeypatch.setattr(fetch_module, "SETTLE_PATIENCE", -1.0)
     settled.append(HostUnreachable("not there"))
-    with pytest.raises(OutcomeUnknown, match="runs here, but its copy at b is still frozen"):
-        fetch_module._settle_after(Left(ours=True), WANTED, ConnectionLost("x"))  # type: ignore[arg-type]
+    left = Left(ours=True)
+    with pytest.raises(OutcomeUnknown, match="its copy at b is still frozen"):
+        after(left)
+    assert left.log == ["let go"]  # the guard has still to do
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -222,8 +258,19 @@ def test_not_ours(settled: list[Exception], told: bool, monkeypatch: pytest.Monk
     if not told:
         settled.append(HostUnreachable("not there"))
     with pytest.raises(ConnectionLost) as raised:
-        fetch_module._settle_after(Left(ours=False), WANTED, ConnectionLost("x"))  # type: ignore[arg-type]
+        after(Left(ours=False))
     assert ("frozen there" in raised.value.remedy) == (not told)
+
+
+def test_letting_go_frees_the_journal(source: Source, tmp_path: Path) -> None:
+    header = Header("s" * 8, "destination", "id", "web", "peer", 1.0)
+    source.destination.journal = Journal.create(header, tmp_path)
+    with pytest.raises(Busy):
+        Journal.reopen(find("s" * 8, "destination", tmp_path))
+    source.receiver.let_go()
+    source.receiver.let_go()
+    Journal.reopen(find("s" * 8, "destination", tmp_path)).close(finished=True)
+    source.report()
 
 
 @pytest.mark.parametrize(("peer", "asks"), [(FETCHED + "b", True), ("10.0.0.1", False)])
