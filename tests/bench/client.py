@@ -72,6 +72,10 @@ class Client:
             self._process.kill()
             return self._process.communicate()
 
+    def abandon(self) -> None:
+        """End it; nobody wants to know what it heard."""
+        self._end()
+
     def stop(self) -> tuple[list[Answer], dict[str, Any]]:
         """All answers, and what else the client noted."""
         out, err = self._end()

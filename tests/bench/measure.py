@@ -110,8 +110,10 @@ class Bench:
                 sampler.stop()
             found.wire = self.world.wire.bytes() - wire
             time.sleep(SETTLE)
-        finally:
-            heard, found.client = client.stop()
+        except BaseException:
+            client.abandon()  # what it says to that must not hide why
+            raise
+        heard, found.client = client.stop()
         found.total = moved.ended - moved.begun
         found.steps, found.tool = moved.steps, moved.tool
         series = sampler.series
