@@ -22,13 +22,7 @@ from migrate.errors import AgentFailed, ProtocolMismatch
 from migrate.guard import Guard
 from migrate.host_facts import facts
 from migrate.host_setup import host_id, make_state_dirs
-from migrate.protocol import (
-    FILE_PIECE,
-    IMAGE_PIECE,
-    MESSAGE,
-    PAGES,
-    PROTOCOL_VERSION,
-    ROOTFS_ITEMS,
+from migrate.messages import (
     Abandon,
     AskCache,
     AskOutcome,
@@ -56,6 +50,14 @@ from migrate.protocol import (
     SmallFiles,
     Survey,
     SwitchForward,
+)
+from migrate.protocol import (
+    FILE_PIECE,
+    IMAGE_PIECE,
+    MESSAGE,
+    PAGES,
+    PROTOCOL_VERSION,
+    ROOTFS_ITEMS,
     decode_request,
     from_failure,
     send,

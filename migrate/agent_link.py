@@ -11,7 +11,8 @@ from typing import Self
 
 from migrate import __version__
 from migrate.errors import HostUnfit, ProtocolMismatch, ToolMissing
-from migrate.protocol import PROTOCOL_VERSION, Greeting, Hello, call
+from migrate.messages import Greeting, Hello
+from migrate.protocol import PROTOCOL_VERSION, call
 from transport.channel import Channel
 from transport.errors import ConnectionLost, HostUnreachable, StreamCorrupt
 from transport.frames import Buffer, Frame

@@ -16,7 +16,8 @@ import msgspec
 
 from migrate import __version__
 from migrate.agent_link import CALLER, GREETING_TIMEOUT, SLICE, AgentLink, InterruptibleChannel
-from migrate.protocol import PROTOCOL_VERSION, Greeting, Hello, call
+from migrate.messages import Greeting, Hello
+from migrate.protocol import PROTOCOL_VERSION, call
 from transport.errors import ConnectionLost
 from transport.frames import Buffer
 

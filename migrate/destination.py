@@ -23,24 +23,14 @@ from migrate.host_facts import HostFacts
 from migrate.host_setup import Places
 from migrate.incoming import Incoming
 from migrate.journal import OWNED, RUNNING, Header, Journal, restarts
+from migrate.messages import Begin, Filled, Prepare, Prepared, Ready, Restore, Running, Welcome
 from migrate.network_arrival import Arrival
 from migrate.page_batch import Buffer
 from migrate.page_cache import CachedPages, PageCache, cache_key
 from migrate.pairing import refuse_pair, refuse_probe
 from migrate.placement import Placement, find_image, place
 from migrate.preflight import check
-from migrate.protocol import (
-    SESSION,
-    Begin,
-    Filled,
-    Prepare,
-    Prepared,
-    Ready,
-    Restore,
-    Running,
-    Welcome,
-    decode_items,
-)
+from migrate.protocol import SESSION, decode_items
 from migrate.rootfs_apply import Applier
 from migrate.rootfs_limits import kept_paths
 from migrate.runtime import RESTORE, RESTORE_UNPLUGGED

@@ -27,8 +27,9 @@ from migrate.errors import (
 )
 from migrate.interrupts import Interrupts
 from migrate.journal import read_all
+from migrate.messages import Failed
 from migrate.progress import Progress
-from migrate.protocol import REPORT, Failed, to_failure
+from migrate.protocol import REPORT, to_failure
 from migrate.recover import recover_local
 from migrate.summary import Summary
 from transport.channel import Channel

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from migrate.protocol import ROOTFS_ITEMS, RootfsPass, encode_items, send
+from migrate.messages import RootfsPass
+from migrate.protocol import ROOTFS_ITEMS, encode_items, send
 from migrate.rootfs_items import Data, Item
 from migrate.rootfs_send import PassReport, Sender
 from transport.channel import Channel

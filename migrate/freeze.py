@@ -19,9 +19,10 @@ from migrate.criu_images import needs_network
 from migrate.errors import DumpFailed, FreezeTooLong
 from migrate.image_stream import ImageSender
 from migrate.journal import COMMIT_SENT, Journal
+from migrate.messages import Commit, Ready, Restore, Running
 from migrate.outgoing import Outgoing
 from migrate.page_compare import Tally
-from migrate.protocol import Commit, Ready, Restore, Running, expect, send
+from migrate.protocol import expect, send
 from migrate.rootfs_send import PassReport
 from migrate.source_view import SourceView
 from migrate.undo import EndDump, Thaw, UnlockNetwork, freeze, start_time

@@ -15,7 +15,9 @@ from typing import Protocol
 
 import msgspec
 
+from migrate.container_spec import ContainerSpec
 from migrate.errors import HookFailed
+from migrate.forward_record import published, way_endpoint
 from migrate.run import run, tail
 
 PREPARE, COMMIT, CONFIRM, ROLLBACK = "prepare", "commit", "confirm", "rollback"
@@ -25,6 +27,27 @@ TIMEOUT = 60.0
 class Hook(msgspec.Struct, frozen=True):
     phase: str
     command: str
+
+
+def facts_of(
+    spec: ContainerSpec, *, source: str, destination: str, address: str | None, network_mode: str,
+    session: str,
+) -> dict[str, str]:  # fmt: skip
+    """What hooks are told (README). `address`: of the destination, when it is known."""
+    endpoint = way_endpoint(spec)
+    return {
+        "container": spec.name,
+        "container_address": (endpoint.ipv4 or endpoint.had_ipv4) if endpoint else "",
+        "ports": " ".join(
+            f"{port.host_ip or '0.0.0.0'}:{port.host_port}/{port.protocol}"
+            for port in published(spec)
+        ),
+        "source": source,
+        "destination": destination,
+        "destination_address": address or "",
+        "network_mode": network_mode,
+        "session": session,
+    }
 
 
 class Told(Protocol):

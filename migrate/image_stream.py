@@ -13,15 +13,8 @@ from pathlib import Path
 import xxhash
 
 from migrate.errors import NoSpace
-from migrate.protocol import (
-    FILE_PIECE,
-    NAME,
-    CloseFile,
-    OpenFile,
-    SmallFile,
-    SmallFiles,
-    send,
-)
+from migrate.messages import CloseFile, OpenFile, SmallFile, SmallFiles
+from migrate.protocol import FILE_PIECE, NAME, send
 from transport.channel import Channel
 from transport.errors import StreamCorrupt
 

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from migrate.image_stream import ImageReceiver
 from migrate.lazy_pages import LazyPages
+from migrate.messages import Filled
 from migrate.page_batch import Buffer
 from migrate.page_store import PageStore
-from migrate.protocol import Filled
 from migrate.run import run
 from migrate.runtime import DESCRIPTORS
 from transport.errors import StreamCorrupt

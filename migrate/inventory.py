@@ -15,9 +15,10 @@ from pathlib import Path
 from migrate.agent_link import AgentLink
 from migrate.errors import BadPlan, CommandFailed
 from migrate.host_facts import HostFacts
+from migrate.messages import Offer, Survey
 from migrate.pairing import Host, refuse_pair, refuse_probe
 from migrate.plan import LeftOut
-from migrate.protocol import Offer, Survey, call
+from migrate.protocol import call
 from migrate.run import run
 from transport.errors import Failure
 from transport.ssh_config import config_lines

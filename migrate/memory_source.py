@@ -10,9 +10,10 @@ from typing import Final
 from migrate.address_spaces import Objects, Region, container_pids
 from migrate.criu import DumpTarget, pre_dump
 from migrate.images_memory import object_of
+from migrate.messages import DropObjects, MemoryObject, MemoryRound
 from migrate.page_batch import DIGEST
 from migrate.page_compare import Tally
-from migrate.protocol import PAGES, DropObjects, MemoryObject, MemoryRound, send
+from migrate.protocol import PAGES, send
 from migrate.scanner import Cached, Forget, Images, Scan
 from migrate.scanners import Scanners
 from migrate.undo import start_time

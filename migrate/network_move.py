@@ -15,17 +15,10 @@ from migrate.docker_host import DockerHost
 from migrate.errors import CommandFailed, ContainerNotFound, HostUnfit, Unsupported
 from migrate.forward_record import ANCHOR, TARGET, Forward, bridge_name
 from migrate.journal import Header, Journal
+from migrate.messages import Done, EndForward, FollowForward, HomeForward, SetForward, SwitchForward
 from migrate.network_facts import NetworkFacts
 from migrate.network_mode import FOLLOW, HOME, NONE, Choice, Ends, choose
-from migrate.protocol import (
-    Done,
-    EndForward,
-    FollowForward,
-    HomeForward,
-    SetForward,
-    SwitchForward,
-    call,
-)
+from migrate.protocol import call
 from migrate.run import run
 from migrate.source_view import SourceView
 from migrate.undo import EndForwardAt, RemoveForward

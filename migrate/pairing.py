@@ -16,10 +16,10 @@ from migrate.container_spec import ContainerSpec
 from migrate.errors import CriuUnfit, HostUnfit, PlacementFailed
 from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
+from migrate.messages import Listener
 from migrate.networks import NetworkSpec
 from migrate.placement import DestinationView, ImageView, Placement, place, same_address
 from migrate.preflight import Usage, check
-from migrate.protocol import Listener
 
 RESERVE = 64 << 20  # bytes of memory, and of disk, that a host keeps for itself
 _API = (1, 47)  # any that has all fields of a network

@@ -9,10 +9,11 @@ from typing import Any
 
 from migrate.files_pass import FilesPass
 from migrate.memory_source import MemorySource
+from migrate.messages import Done
 from migrate.page_batch import PAGE
 from migrate.page_compare import Tally
 from migrate.progress import Progress, human
-from migrate.protocol import Done, expect
+from migrate.protocol import expect
 from migrate.switchover import Costs, Decision, Limits, Round, decide, predict, shown
 from migrate.throttle import Throttle, Throttler, throttled
 from transport.channel import Channel

@@ -24,7 +24,8 @@ from migrate.journal import (
     find,
     restarts,
 )
-from migrate.protocol import SESSION, Outcome
+from migrate.messages import Outcome
+from migrate.protocol import SESSION
 from migrate.runtime import RAN
 from migrate.source_end import end_source_copy, run_hooks
 from migrate.undo import LeadAway, RemoveContainer, RenameBack, Unmount

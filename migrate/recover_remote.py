@@ -10,8 +10,9 @@ from migrate.agent_link import AgentLink, link_to
 from migrate.errors import AgentFailed, Busy, OutcomeUnknown
 from migrate.fetch import recover_destination
 from migrate.journal import COMMIT_SENT, CONFIRMED, DIRECTORY, Journal, find, read_all
+from migrate.messages import AskOutcome, Done, Finish, Outcome
 from migrate.network_move import lay_again
-from migrate.protocol import AskOutcome, Done, Finish, Outcome, call
+from migrate.protocol import call
 from migrate.recover import recover_local
 from migrate.source_end import end_source_copy, run_hooks
 from transport.errors import Failure

@@ -17,7 +17,6 @@ from migrate.departed import keep_memory
 from migrate.docker_host import DockerHost
 from migrate.errors import AgentFailed, FreezeTooLong, OutcomeUnknown, Unsupported
 from migrate.files_pass import FilesPass
-from migrate.forward_record import published, way_endpoint
 from migrate.freeze import FrozenPart
 from migrate.guard import Guard
 from migrate.host_facts import facts
@@ -26,14 +25,7 @@ from migrate.image_stream import ImageSender
 from migrate.interrupts import Interrupts
 from migrate.journal import CONFIRMED, Header, Journal, restarts
 from migrate.lazy_pages import restore_lazily
-from migrate.move_options import Options
-from migrate.network_mode import Choice
-from migrate.network_move import Departure
-from migrate.outgoing import Outgoing, choose_source
-from migrate.precopy import PreCopy, expected_costs
-from migrate.progress import Progress, human
-from migrate.protocol import (
-    IMAGE_PIECE,
+from migrate.messages import (
     Abandon,
     AskCache,
     Begin,
@@ -44,9 +36,14 @@ from migrate.protocol import (
     Prepare,
     Prepared,
     Welcome,
-    call,
-    expect,
 )
+from migrate.move_options import Options
+from migrate.network_mode import Choice
+from migrate.network_move import Departure
+from migrate.outgoing import Outgoing, choose_source
+from migrate.precopy import PreCopy, expected_costs
+from migrate.progress import Progress, human
+from migrate.protocol import IMAGE_PIECE, call, expect
 from migrate.rootfs_limits import kept_paths
 from migrate.rootfs_send import Sender
 from migrate.source_end import end_source_copy, run_hooks
@@ -173,30 +170,18 @@ class Migration:
             self.progress.warn(sentence)
 
     def _begin_journal(self, view: SourceView, peer_id: str) -> Journal:
+        told = hooks.facts_of(
+            view.spec, source=self.summary.source, destination=self.options.host,
+            address=self.link.address if self.link else None,
+            network_mode=self.summary.network, session=self.session,
+        )  # fmt: skip
         return Journal.create(
             Header(
                 self.session, "source", view.spec.source_id, view.spec.name, self.options.host,
                 time.time(), freezer=view.target.freezer or "", keep=self._keep(view),
-                peer_id=peer_id, hooks=self.options.hooks, told=self._told(view),
+                peer_id=peer_id, hooks=self.options.hooks, told=told,
             )
         )  # fmt: skip
-
-    def _told(self, view: SourceView) -> dict[str, str]:
-        """What hooks are told (README)."""
-        endpoint = way_endpoint(view.spec)
-        return {
-            "container": view.spec.name,
-            "container_address": (endpoint.ipv4 or endpoint.had_ipv4) if endpoint else "",
-            "ports": " ".join(
-                f"{port.host_ip or '0.0.0.0'}:{port.host_port}/{port.protocol}"
-                for port in published(view.spec)
-            ),
-            "source": self.summary.source,
-            "destination": self.options.host,
-            "destination_address": (self.link.address or "") if self.link else "",
-            "network_mode": self.summary.network,
-            "session": self.session,
-        }
 
     def _keep(self, view: SourceView) -> bool:
         if self.options.keep and view.spec.auto_remove:

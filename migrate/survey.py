@@ -10,8 +10,8 @@ from pathlib import Path
 
 from migrate.criu_probe import probe
 from migrate.docker_host import DockerHost
+from migrate.messages import Listener, Offer
 from migrate.placement import DestinationView
-from migrate.protocol import Listener, Offer
 
 _LISTEN = "0A"  # TCP_LISTEN (include/net/tcp_states.h)
 _UNCONNECTED = "07"  # a UDP socket that takes packets from everybody

@@ -25,7 +25,8 @@ from migrate.agent_link import AgentLink
 from migrate.container_spec import RUNTIME
 from migrate.docker_host import DockerHost
 from migrate.errors import Busy, ContainerNotFound
-from migrate.protocol import Done, EndForward, call
+from migrate.messages import Done, EndForward
+from migrate.protocol import call
 from migrate.run import run
 from migrate.runtime import abort
 

@@ -14,12 +14,7 @@ from migrate.agent import Agent
 from migrate.destination import Destination
 from migrate.errors import AgentFailed, DockerUnavailable, NoSpace, RestoreFailed
 from migrate.host_facts import HostFacts
-from migrate.protocol import (
-    FILE_PIECE,
-    MESSAGE,
-    PAGES,
-    PROTOCOL_VERSION,
-    ROOTFS_ITEMS,
+from migrate.messages import (
     Abandon,
     AskCache,
     AskOutcome,
@@ -45,6 +40,13 @@ from migrate.protocol import (
     Running,
     SmallFile,
     SmallFiles,
+)
+from migrate.protocol import (
+    FILE_PIECE,
+    MESSAGE,
+    PAGES,
+    PROTOCOL_VERSION,
+    ROOTFS_ITEMS,
     call,
     expect,
     send,

@@ -13,7 +13,8 @@ import pytest
 from migrate.agent_link import CALLER, link_to
 from migrate.caller_link import CallerLink, Streams
 from migrate.errors import ProtocolMismatch
-from migrate.protocol import MESSAGE, PROTOCOL_VERSION, Greeting, Hello, decode_request, send
+from migrate.messages import Greeting, Hello
+from migrate.protocol import MESSAGE, PROTOCOL_VERSION, decode_request, send
 from tests.unit.migrate.fleet import FACTS
 from transport.channel import Channel
 from transport.errors import ConnectionLost, HostUnreachable

@@ -18,10 +18,7 @@ from migrate.errors import Busy, ContainerNotFound, DumpFailed, Interrupted, Out
 from migrate.fetch import FETCHED, Receiver, Wanted, failure_of, recover_destination
 from migrate.interrupts import Interrupts
 from migrate.journal import Header, Journal, find
-from migrate.progress import Progress
-from migrate.protocol import (
-    PROTOCOL_VERSION,
-    REPORT,
+from migrate.messages import (
     Abandon,
     Commit,
     Done,
@@ -34,10 +31,9 @@ from migrate.protocol import (
     Ready,
     Restore,
     Running,
-    call,
-    decode_reply,
-    expect,
 )
+from migrate.progress import Progress
+from migrate.protocol import PROTOCOL_VERSION, REPORT, call, decode_reply, expect
 from tests.unit.migrate.memory_channel import MemoryChannel, pair
 from tests.unit.migrate.test_agent import FACTS, PREPARE, Fake
 from transport.errors import ConnectionLost, Failure, HostUnreachable

@@ -8,7 +8,8 @@ import pytest
 
 from migrate import files_pass
 from migrate.files_pass import BATCH, FilesPass
-from migrate.protocol import MESSAGE, ROOTFS_ITEMS, RootfsPass, decode_items, decode_request
+from migrate.messages import RootfsPass
+from migrate.protocol import MESSAGE, ROOTFS_ITEMS, decode_items, decode_request
 from migrate.rootfs_items import Data, Item, Remove
 from migrate.rootfs_send import PassReport
 from tests.unit.migrate.memory_channel import MemoryChannel, pair

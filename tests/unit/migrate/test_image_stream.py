@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 
 from migrate.errors import NoSpace
 from migrate.image_stream import MAX_FILES, PIECE, SMALL, ImageReceiver, ImageSender
-from migrate.protocol import (
-    FILE_PIECE,
-    MESSAGE,
-    NAME,
-    CloseFile,
-    OpenFile,
-    SmallFile,
-    SmallFiles,
-    decode_request,
-)
+from migrate.messages import CloseFile, OpenFile, SmallFile, SmallFiles
+from migrate.protocol import FILE_PIECE, MESSAGE, NAME, decode_request
 from tests.unit.migrate.memory_channel import MemoryChannel, pair
 from transport.errors import StreamCorrupt
 

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from migrate import inventory
 from migrate.errors import BadPlan
 from migrate.inventory import ask, names, of_contexts, of_file, of_ssh_config, sort_out
+from migrate.messages import Greeting, Listener, Message, Offer, Survey
 from migrate.pairing import Host
 from migrate.placement import DestinationView
 from migrate.plan import LeftOut
-from migrate.protocol import Greeting, Listener, Message, Offer, Survey
 from tests.unit.migrate.fleet import FACTS, host
 from tests.unit.migrate.test_pairing import fit_facts
 from transport.errors import BadTarget, HostUnreachable

@@ -13,10 +13,11 @@ from migrate.address_spaces import Objects
 from migrate.criu import DumpTarget
 from migrate.errors import DumpFailed
 from migrate.memory_source import CriuPreDump, MemoryScan, objects_in
+from migrate.messages import DropObjects, MemoryObject, MemoryRound
 from migrate.page_batch import DIGEST, PAGE, digest
 from migrate.page_compare import Tally
 from migrate.pagemap import PE_LAZY, PE_PARENT, PE_PRESENT, Entry, write
-from migrate.protocol import MESSAGE, PAGES, DropObjects, MemoryObject, MemoryRound, decode_request
+from migrate.protocol import MESSAGE, PAGES, decode_request
 from migrate.scanner import Cached, Command, Forget, Images, Scan
 from migrate.undo import start_time
 from tests.unit.migrate.guinea_pig import GuineaPig, container

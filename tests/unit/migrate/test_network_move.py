@@ -15,10 +15,10 @@ from migrate import conntrack, forward_store, network_arrival, network_move
 from migrate.errors import Unsupported
 from migrate.forward_record import ANCHOR, TARGET, Forward
 from migrate.journal import Header, Journal
+from migrate.messages import EndForward, FollowForward, HomeForward, SetForward, SwitchForward
 from migrate.network_arrival import Arrival
 from migrate.network_facts import NetworkFacts
 from migrate.network_move import Departure, Ending, end_both
-from migrate.protocol import EndForward, FollowForward, HomeForward, SetForward, SwitchForward
 from migrate.undo import EndForwardAt, LeadAway, RemoveForward
 from tests.unit.migrate.forwards import IDENT, TARGETED, A, B, forward, spec
 from transport.errors import HostUnreachable, StreamCorrupt

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from migrate.container_spec import ContainerSpec
 from migrate.errors import CriuUnfit, HostUnfit, NameTaken, NoSpace, PlacementFailed
 from migrate.host_facts import DockerFacts
+from migrate.messages import Listener
 from migrate.pairing import Candidate, Host, fit, refuse_pair, refuse_probe, take_in
 from migrate.placement import place
-from migrate.protocol import Listener
 from tests.unit.migrate import fleet
 from tests.unit.migrate.fleet import FACTS, MIB, app_network, candidate, host
 from transport.errors import Failure

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate.errors import DumpFailed, NoSpace
+from migrate.messages import Done
 from migrate.page_compare import Tally
 from migrate.precopy import CALM, MAX_PASSES, PreCopy, describe, round_of
 from migrate.progress import Progress
-from migrate.protocol import Done, from_failure, send
+from migrate.protocol import from_failure, send
 from migrate.rootfs_send import PassReport
 from migrate.switchover import Costs, Limits, Reason
 from tests.unit.migrate.memory_channel import pair

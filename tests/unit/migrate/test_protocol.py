@@ -13,10 +13,7 @@ import migrate.errors
 import transport.errors
 from migrate import protocol
 from migrate.errors import AgentFailed, RestoreFailed
-from migrate.protocol import (
-    FILE_PIECE,
-    MESSAGE,
-    SESSION,
+from migrate.messages import (
     Abandon,
     AskCache,
     AskOutcome,
@@ -43,6 +40,11 @@ from migrate.protocol import (
     RootfsPass,
     Running,
     Welcome,
+)
+from migrate.protocol import (
+    FILE_PIECE,
+    MESSAGE,
+    SESSION,
     call,
     decode_items,
     decode_reply,

@@ -12,7 +12,8 @@ from migrate import journal as journal_module
 from migrate import recover, recover_remote, undo
 from migrate.errors import AgentFailed, Busy, OutcomeUnknown
 from migrate.journal import COMMIT_SENT, CONFIRMED, OWNED, RUNNING, Header, Journal, find
-from migrate.protocol import AskOutcome, Done, Finish, Outcome, decode_request, send
+from migrate.messages import AskOutcome, Done, Finish, Outcome
+from migrate.protocol import decode_request, send
 from migrate.recover import forget, outcome, recover_local
 from migrate.runtime import RAN
 from migrate.undo import EndPending, RemoveContainer, RenameBack, Step, Thaw, Unmount

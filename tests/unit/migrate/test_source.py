@@ -23,18 +23,11 @@ from migrate.errors import (
 )
 from migrate.freeze import FrozenPart
 from migrate.journal import COMMIT_SENT, CONFIRMED, Header, Journal
+from migrate.messages import Abandon, Done, Ready, Running
 from migrate.move_options import Options
 from migrate.page_compare import Tally
 from migrate.progress import Progress
-from migrate.protocol import (
-    Abandon,
-    Done,
-    Ready,
-    Running,
-    decode_request,
-    from_failure,
-    send,
-)
+from migrate.protocol import decode_request, from_failure, send
 from migrate.source import Migration
 from migrate.undo import EndDump, Step, Thaw, UnlockNetwork
 from tests.unit.migrate.memory_channel import MemoryChannel, pair
