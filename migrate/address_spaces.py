@@ -115,13 +115,15 @@ class Objects:
     """Numbers for the objects of a container, and the regions in which they can be read now."""
 
     def __init__(self, init: int, proc: Path = Path("/proc")) -> None:
-        """`init`: the container's first process. `pids`: where each address space was read last."""
+        """`init`: the container's first process. `pids`: where each address space was read last;
+        `later`: the regions that the last look has left out."""
         self._proc = proc
         self._level = pid_level((proc / str(init) / "status").read_text())
         self._numbers: dict[str, int] = {}
         self._fresh: list[tuple[int, str]] = []
         self._next = 1
         self.pids: dict[str, int] = {}
+        self.later: list[Region] = []
 
     def number(self, name: str) -> int:
         """The number of an object, a new one when it is not known yet."""
@@ -145,10 +147,11 @@ class Objects:
     def regions(self, pids: Iterable[int], *, frozen: bool) -> list[Region]:
         """What to read now. Processes that end meanwhile are left out; `frozen`: executable memory,
         too, since CRIU's code is there for moments (compel/src/lib/infect.c: the system calls
-        that it makes the tasks do). It is read when CRIU has written its list of pages.
+        that it makes the tasks do). It is read when CRIU has written its list of pages (`later`).
         """
         proc = self._proc
         self.pids = {}
+        self.later = []
         found: list[Region] = []
         shared: dict[int, list[tuple[int, int]]] = {}
         for pid in pids:
@@ -162,10 +165,11 @@ class Objects:
             space = self.number(str(inner))
             self.pids[str(inner)] = pid
             for m in mappings:
-                if frozen and m.executable:
-                    continue
                 if not m.shared:
-                    found.append(Region(space, pid, m.start, m.end, m.start // PAGE, False))
+                    region = Region(space, pid, m.start, m.end, m.start // PAGE, False)
+                    (self.later if frozen and m.executable else found).append(region)
+                    continue
+                if frozen and m.executable:  # CRIU writes shared memory itself
                     continue
                 first, last = m.offset // PAGE, (m.offset + m.end - m.start) // PAGE
                 # A segment that several processes map is read once.

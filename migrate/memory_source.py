@@ -62,7 +62,9 @@ class MemorySource(ABC):
         numbers = {name: self._objects.number(name) for name in names}
         self._announce()
         pids = {name: self._objects.pids.get(name, 0) for name in names}
-        self._scanners.command(Images(str(directory), numbers, pids, begin, tracked))
+        # Untracked, what CRIU lists tells more: what of it was not read in this round.
+        later = self._objects.later if tracked else []
+        self._scanners.command(Images(str(directory), numbers, pids, later, begin, tracked))
 
     def round(self) -> Tally:
         """Send what has changed since the last round. The container runs on.

@@ -51,12 +51,14 @@ class Scan(msgspec.Struct, tag=True):
 
 class Images(msgspec.Struct, tag=True):
     """Compare a CRIU image directory. `numbers`: of the objects in it; `pids`: the process to read
-    pages from that CRIU left out (lazy), by object, in the final round. `begin`: a new round.
-    `tracked`: what was not read in this round has not changed since the last one."""
+    pages from that CRIU left out (lazy), by object, in the final round. `later`: regions to read
+    first, as in a Scan; `begin`: a new round. `tracked`: what was not read in this round has not
+    changed since the last one."""
 
     directory: str
     numbers: dict[str, int]
     pids: dict[str, int]
+    later: list[Region] = []
     begin: bool = False
     tracked: bool = False
 
@@ -98,10 +100,11 @@ class Scanner:
                 self._cached.update(digests[i : i + DIGEST] for i in at)
             case Scan():
                 self.comparer.begin()
-                self.scan(command)
+                self.scan(command.regions, command.tracked)
             case Images():
                 if command.begin:
                     self.comparer.begin()
+                self.scan(command.later, command.tracked)
                 self.images(command)
             case Report():
                 self._write(REPORT, msgspec.msgpack.encode(self.comparer.end()))
@@ -111,10 +114,10 @@ class Scanner:
 
     # -- processes -------------------------------------------------------------------------------
 
-    def scan(self, command: Scan) -> None:
+    def scan(self, regions: list[Region], tracked: bool) -> None:
         memory: ProcessMemory | None = None
         pid = 0
-        for region in command.regions:  # those of a process follow each other
+        for region in regions:  # those of a process follow each other
             if region.pid != pid:
                 if memory:
                     memory.close()
@@ -124,7 +127,7 @@ class Scanner:
                 except Gone:
                     memory = None
             if memory:
-                self._region(memory, region, command.tracked)
+                self._region(memory, region, tracked)
         if memory:
             memory.close()
 
