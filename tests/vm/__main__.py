@@ -2,6 +2,7 @@
 
 build                               make what the machines and the tests need, and keep it
 up NAME | down NAME | status [NAME]
+install NAME                        this checkout's tool, in machines that are up
 exec NAME (a | b | client) COMMAND...
 link NAME (delay MS | heal)         of everything that is sent between them
 """
@@ -36,6 +37,7 @@ def main() -> int:
     verbs.add_parser("up").add_argument("name")
     verbs.add_parser("down").add_argument("name")
     verbs.add_parser("status").add_argument("name", nargs="?")
+    verbs.add_parser("install").add_argument("name")
     execute = verbs.add_parser("exec")
     execute.add_argument("name")
     execute.add_argument("host", choices=["a", "b", "client"])
@@ -57,6 +59,8 @@ def main() -> int:
             Pair.open(given.name).down()
         case "status":
             status(given.name)
+        case "install":
+            Pair.open(given.name).install()
         case "exec":
             pair = Pair.open(given.name)
             if not pair.machines:

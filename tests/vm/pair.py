@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -130,6 +131,17 @@ class Pair:
         """
         for host in (self.a, self.b, self.client):
             delay(host, delay_ms)
+
+    def install(self) -> None:
+        """This checkout's tool, as it is now, in place of that of which the machines were made."""
+        tool = layer_over(image().tree, "vm")
+        for machine in self.machines.values():
+            machine.run(["rm", "-rf", "/opt/migrate"])
+            with subprocess.Popen(
+                ["tar", "-C", str(tool), "-cz", "."], stdout=subprocess.PIPE
+            ) as packed:
+                unpack = machine.enter(["tar", "-C", "/", "-xz"])
+                subprocess.run(unpack, stdin=packed.stdout, check=True, timeout=machine.patience)
 
     def down(self) -> None:
         """End both machines and leave nothing: no process and no file."""

@@ -26,6 +26,21 @@ def test_these_machines_are_what_the_lab_is_not(world: VmWorld) -> None:
         assert "name=apparmor" in info
 
 
+def test_the_link_can_be_made_slow(world: VmWorld) -> None:
+    """For tests that need a network as between cities."""
+
+    def fastest(to: str) -> float:
+        line = world.a.sh(f"ping -c 3 -i 0.2 {to} | tail -1")
+        return float(line.partition(" = ")[2].split("/")[0])
+
+    world.pair.link(delay_ms=20)
+    try:
+        assert min(fastest("b"), fastest(world.client.address)) >= 40
+    finally:
+        world.pair.link()
+    assert "netem" not in world.a.sh("tc qdisc show") + world.client.sh("tc qdisc show")
+
+
 def test_a_counter_of_another_user(world: VmWorld) -> None:
     output = ping_pong(world, "counter", COUNTER, THERE_AND_BACK, "--user", "1000:1000")
     counted = numbers(output)
