@@ -4,8 +4,9 @@ and outliving it once the container runs.
 `criu lazy-pages` fills in the memory while the container executes already. When it dies before its
 time, its userfaultfds are closed, and the kernel from then on gives the tasks *zeros* for pages
 that are still missing (fs/userfaultfd.c: userfaultfd_release). So the keeper kills the container at
-once, without a look at what else may be: a program that reads zeros dies of them, or worse, goes on. (To hold duplicates of the descriptors would make the tasks wait instead. But CRIU counts on
-its `close` to end the duty of a userfaultfd: with duplicates it spins on descriptors that it has
+once, without a look at what else may be: a program that reads zeros dies of them, or worse, goes
+on. (To hold duplicates of the descriptors would make the tasks wait instead. But CRIU counts on its
+`close` to end the duty of a userfaultfd: with duplicates it spins on descriptors that it has
 forgotten, and a task that forks waits for ever. Seen.)
 
 Words, one JSON object per line. From here: ready, filled{seconds}, failed{reason}; to here, on

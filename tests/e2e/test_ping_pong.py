@@ -15,7 +15,7 @@ FAMILY = ["sh", "/workloads/family.sh"]
 THREADS = ["python3", "/workloads/threads.py", "8"]
 
 
-def ping_pong(world: World, name: str, command: list[str], hops: int) -> list[str]:
+def ping_pong(world: World, name: str, command: list[str], hops: int, *options: str) -> list[str]:
     """Move a container to and fro, use Docker on it after each move; gives all of its output."""
     here, there = world.a, world.b
     world.start(here, name, command)
@@ -23,7 +23,7 @@ def ping_pong(world: World, name: str, command: list[str], hops: int) -> list[st
     output: list[str] = []
     for _ in range(hops):
         # --keep: the logs of the source's copy are the proof; --force replaces it on the way back.
-        summary = world.migrate(here, name, there, "--keep", "--force")
+        summary = world.migrate(here, name, there, "--keep", "--force", *options)
         assert 0 < summary["downtime"] < summary["total"]
         assert world.state(here, name) == "exited"
         output += world.logs(here, name)
