@@ -132,7 +132,7 @@ class FreezeTooLong(Failure):
 
 
 class MemoryLost(Failure):
-    """It ran at the destination, and ended there: its memory could not all be filled in."""
+    """It ran at the destination, and was ended there: the rest of its memory could not come."""
 
     exit_code = 56
     default_remedy = (

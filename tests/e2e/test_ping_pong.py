@@ -26,7 +26,7 @@ def ping_pong(
     output: list[str] = []
     for _ in range(hops):
         # --keep: the logs of the source's copy are the proof; --force replaces it on the way back.
-        summary = world.migrate(here, name, there, "--keep", "--force")
+        summary = world.migrate(here, name, there, "--keep", "--force", *options)
         assert 0 < summary["downtime"] < summary["total"]
         assert world.state(here, name) == "exited"
         output += world.logs(here, name)
