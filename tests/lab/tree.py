@@ -19,6 +19,7 @@ from pathlib import Path
 CACHE = Path(os.environ.get("MIGRATE_LAB_CACHE", "/var/cache/migrate-lab"))
 SUITES = {"trixie": "trixie", "forky": "forky", "bench": "trixie"}
 FLAVOURS = tuple(SUITES)
+KEPT = 3  # trees of a flavour, of 0.5 GB each
 
 PACKAGES = (
     "criu python3-pycriu docker.io docker-cli openssh-server openssh-client iproute2 iptables"
@@ -108,7 +109,9 @@ def tree(flavour: str) -> Path:
     target = CACHE / f"{flavour}-{recipe_digest(flavour)}"
     with locked(CACHE / f".{flavour}.lock"):
         if not target.exists():
-            for old in CACHE.glob(f"{flavour}-*"):
+            # But the newest: another checkout may have another recipe, and a lab on it.
+            trees = sorted(CACHE.glob(f"{flavour}-*"), key=lambda path: path.stat().st_ctime)
+            for old in trees[: -KEPT + 1]:
                 shutil.rmtree(old, ignore_errors=True)
             _build(flavour, target)
     return target
