@@ -262,6 +262,14 @@ class PageMap:
             yield begun, end
 
 
+def transparent_huge_pages() -> str:
+    """The kernel's setting, such as `always [madvise] never`; '' when it has none."""
+    try:
+        return Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text().strip()
+    except OSError:
+        return ""
+
+
 def tracks_writes() -> bool:
     """Whether this kernel has soft-dirty bits (CONFIG_MEM_SOFT_DIRTY): a page that has just been
     written to has one then (Documentation/admin-guide/mm/soft-dirty.rst)."""

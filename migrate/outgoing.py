@@ -36,6 +36,17 @@ def choose_source(wanted: str, max_rounds: int) -> str:
     return wanted
 
 
+def coarse_tracking(setting: str) -> str:
+    """A sentence for whoever asks why so much is dirty, or ''. `setting`: the content of
+    /sys/kernel/mm/transparent_hugepage/enabled, such as `always [madvise] never`."""
+    if "[always]" not in setting:
+        return ""
+    return (
+        "huge pages are on: the kernel tracks writes by 2 MiB, and rounds read more than was "
+        "written; only pages that differ are sent"
+    )
+
+
 class Outgoing:
     """One checkpoint. `close` always."""
 

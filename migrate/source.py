@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from migrate import failure_logs, hooks
+from migrate.address_spaces import transparent_huge_pages
 from migrate.agent_link import CALLER, AgentLink
 from migrate.criu import LOG
 from migrate.criu_log import interesting_lines
@@ -40,7 +41,7 @@ from migrate.messages import (
 from migrate.move_options import Options
 from migrate.network_mode import Choice
 from migrate.network_move import Departure
-from migrate.outgoing import Outgoing, choose_source
+from migrate.outgoing import Outgoing, choose_source, coarse_tracking
 from migrate.precopy import PreCopy, expected_costs
 from migrate.progress import Progress, human
 from migrate.protocol import IMAGE_PIECE, call, expect
@@ -108,6 +109,8 @@ class Migration:
             check_here(here, view, self.options.tcp)
             source = choose_source(self.options.memory_source, self.options.max_rounds)
             self.summary.memory_source = source
+            if source == "predump" and (said := coarse_tracking(transparent_huge_pages())):
+                self.progress.note(said)
             self.summary.container = view.spec.name
             self.link = stack.enter_context(self._link_to(self.options.host))
             if self.options.bwlimit:

@@ -10,7 +10,7 @@ import pytest
 from migrate import outgoing
 from migrate.criu import DumpTarget
 from migrate.errors import CriuUnfit, Unsupported
-from migrate.outgoing import SOURCES, Outgoing, choose_source
+from migrate.outgoing import SOURCES, Outgoing, choose_source, coarse_tracking
 from migrate.std_streams import Streams
 from tests.unit.migrate.memory_channel import pair
 
@@ -40,6 +40,12 @@ def test_pre_dumps_need_a_kernel_that_tracks(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(Unsupported, match="CONFIG_MEM_SOFT_DIRTY") as caught:
         choose_source("predump", 30)
     assert "scan" in caught.value.remedy
+
+
+def test_huge_pages_are_mentioned_where_they_are_on() -> None:
+    assert "2 MiB" in coarse_tracking("[always] madvise never")
+    for setting in ("always [madvise] never", "always madvise [never]", ""):
+        assert not coarse_tracking(setting)
 
 
 class World:
