@@ -60,7 +60,7 @@ class HeldExit:
             os.kill(self._child.pid, signal.SIGKILL)
 
     def let_go(self) -> None:
-        """Let it end, and wait for that."""
+        """Once `look` has given its code: let it end, and wait for that."""
         if self.held:
             _libc.ptrace(_CONT, self._child.pid, None, None)
         if self._child.returncode is None:

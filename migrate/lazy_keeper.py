@@ -9,9 +9,9 @@ container is dead (migrate/held_exit.py). (To hold duplicates of the descriptors
 tasks wait as well. But CRIU counts on its `close` to end the duty of a userfaultfd: with duplicates
 it spins on descriptors that it has forgotten, and a task that forks waits for ever. Seen.)
 
-Words, one JSON object per line. From here: ready, filled{seconds}, failed{reason}; to here, on
-stdin: commit{pid} (of the restored init). An end of stdin before that ends the server, and nothing
-else.
+Words, one JSON object per line. From here: ready, committed, filled{seconds}, failed{reason}; to
+here, on stdin: commit{pid} (of the restored init, which may only run once `committed` is said). An
+end of stdin before that ends the server, and nothing else.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ class Keeper:
                 self.over = True
             else:
                 self._watch(self.init, "init")
+            self.tell("committed")
 
     def _end(self, code: int, held: bool) -> int:
         """The server has come to its end; `held`: its descriptors are still open."""
