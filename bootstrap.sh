@@ -1,6 +1,7 @@
 #!/bin/sh
 # Make this machine (Debian 12 or later, root) able to run ./demo and ./test: Debian packages for the
 # lab, and the virtual environment .venv. Quick when all is there; safe to run again, or by itself.
+#   ./bootstrap.sh [vm]        vm: also QEMU, for the virtual machines of tests/vm
 # This is for whoever tries the project out or works on it; hosts get ready by install.sh.
 set -eu
 cd "$(dirname "$0")"
@@ -10,6 +11,16 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 # mmdebstrap and dpkg-deb (examples/quake/build_image.py) unpack with.
 PACKAGES="mmdebstrap debian-archive-keyring iproute2 nftables iptables openssh-client util-linux
 util-linux mount procps xz-utils zstd tar busybox-static ca-certificates"
+VM_PACKAGES="qemu-system-x86 qemu-utils e2fsprogs"
+
+case ${1-} in
+'') ;;
+vm) PACKAGES="$PACKAGES $VM_PACKAGES" ;;
+*)
+    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2
+    exit 2
+    ;;
+esac
 
 say() { printf 'bootstrap: %s\n' "$*" >&2; }
 die() {

@@ -7,9 +7,10 @@ import json
 import sys
 
 from migrate import failure_logs
+from migrate.move_options import Options
 from migrate.progress import Progress
 from migrate.recover_remote import recover_all
-from migrate.source import Migration, Options
+from migrate.source import Migration
 
 
 def move(given: argparse.Namespace) -> int:

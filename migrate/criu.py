@@ -182,9 +182,10 @@ def pre_dump(target: DumpTarget, images: Path, work: Path, parent: str) -> None:
         # Read through process_vm_readv by CRIU itself, after the tasks run again: `splice` would
         # pin all pages in pipes while they stand still (criu.org/Memory_changes_tracking).
         options = criu.options(
-            pid=target.pid, track_mem=True, leave_running=True, parent_img=parent,
-            pre_dump_mode=rpc.VM_READ,
-        )  # fmt: skip
+            pid=target.pid, track_mem=True, leave_running=True, pre_dump_mode=rpc.VM_READ
+        )
+        if parent:  # an empty one would be a path that is not there (criu/image.c, open_image_dir)
+            options.parent_img = parent
         if target.freezer:
             options.freeze_cgroup = target.freezer
         criu.request(rpc.PRE_DUMP, options)

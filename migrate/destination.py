@@ -169,8 +169,8 @@ class Destination:
         journal.push(Unmount(str(base)))
         base.mkdir(parents=True, mode=0o700)
         incoming = self._incoming = Incoming(
-            base, memory=begun.usage.images, seed=message.seed, lazy=message.lazy,
-            cached=self._cached_page,
+            base, memory=begun.usage.images, free=self.facts.free_memory or 0,
+            seed=message.seed, lazy=message.lazy, cached=self._cached_page,
         )  # fmt: skip
         incoming.write_descriptors(message.descriptors)
         for old in self.placement.remove:

@@ -32,14 +32,14 @@ class Incoming:
     """One checkpoint, from the first page to the last that is filled in."""
 
     def __init__(
-        self, base: Path, *, memory: int, seed: int, lazy: bool,
+        self, base: Path, *, memory: int, free: int, seed: int, lazy: bool,
         cached: Callable[[bytes], Buffer | None],
     ) -> None:  # fmt: skip
         """`base` is there and empty; its removal is for the caller to see to, before this is made.
-        `memory`: bytes to expect; `seed`: of the session's digests; `cached`: gives the page of a
-        digest from an earlier migration."""
-        # A cap, no reservation: the container may grow while it is prepared.
-        limit = 2 * memory + IMAGES_SLACK
+        `memory`: bytes to expect; `free`: bytes of this host's memory; `seed`: of the session's
+        digests; `cached`: gives the page of a digest from an earlier migration."""
+        # A cap, no reservation: the container may grow while it is on its way.
+        limit = max(2 * memory, free // 2) + IMAGES_SLACK
         self.base = base
         self.lazy = lazy
         self.seed = seed

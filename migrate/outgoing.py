@@ -47,7 +47,8 @@ class Outgoing:
         `memory`: bytes to expect; `source`: `scan` or `predump`; `seed` and `cached`: as for
         MemorySource."""
         base.mkdir(parents=True, mode=0o700)
-        size = 2 * memory + IMAGES_SLACK
+        # A cap, no reservation; what the container has grown by meanwhile must fit as well.
+        size = 3 * memory + IMAGES_SLACK
         options = f"mode=0700,size={size}"
         run(["mount", "-t", "tmpfs", "-o", options, "migrate", str(base)])
         self.images, self.work = base / "images", base / "work"

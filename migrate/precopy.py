@@ -19,6 +19,10 @@ from transport.channel import Channel
 
 CALM = 1 << 20  # a pass that read less than this many bytes is the last before the freeze
 MAX_PASSES = 3
+# Seconds that the frozen part takes with next to no memory, to predict the downtime with; medians
+# of tests/bench/downtime.py.
+FREEZE, DUMP, RESTORE = 0.01, 0.12, 0.15
+EAGER_RATE = 300e6  # bytes/s at which CRIU reads memory in when it restores (docs/criu-notes.md)
 ANSWER = 1800.0  # seconds until a round is stored at the other side
 
 
@@ -100,6 +104,13 @@ class PreCopy:
     def report(self) -> list[dict[str, Any]]:
         """The rounds as `--json` gives them."""
         return shown(self.rounds, self._predicted)
+
+
+def expected_costs(source: str, memory: int, *, lazy: bool) -> Costs:
+    """What the frozen part will cost however little is left. `source`: `scan` or `predump`;
+    `memory`: bytes of the container; `lazy`: they are filled in after the restore."""
+    restore = RESTORE + (0.0 if lazy else memory / EAGER_RATE)
+    return Costs(FREEZE, DUMP, restore, scan_all=source == "scan", memory=memory)
 
 
 def round_of(number: int, started: float, seconds: float, tally: Tally) -> Round:

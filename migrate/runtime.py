@@ -17,9 +17,12 @@ import select
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from migrate.cgroup_path import own_unified, unified_path
 
 ABORT_TIMEOUT = 15.0  # seconds that `kill` and `delete` wait for the supervisor to clean up
 RAN = "ran"  # a file in the work directory: the container has come to run
@@ -27,6 +30,7 @@ STAGES = ("setup-namespaces", "post-restore")
 HOLDS = ("criu", *STAGES, "start")  # everything that can be held
 RESTORE, RESTORE_UNPLUGGED = "restore", "restore-unplugged"  # the agent's words
 DESCRIPTORS = "descriptors.json"  # runc's, in the image directory
+UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers")  # is there with cgroup v2, and nothing else
 CREATE_OPTIONS = {"--bundle", "-b", "--pid-file", "--console-socket", "--preserve-fds"}
 
 
@@ -109,8 +113,29 @@ def search_path() -> str:
     return f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
-def prepare(directory: Path, pending: Pending, bundle: Path) -> str:
+def cgroup_root(config: dict[str, Any], globals_: Sequence[str]) -> list[str]:
+    """The line that tells CRIU the container's cgroup, as runc does not (migrate/cgroup_path.py).
+
+    Of the v2 hierarchy alone: named v1 ones may be beside it, and have other roots.
+    """
+    path = unified_path(
+        config.get("linux", {}).get("cgroupsPath", ""),
+        systemd="--systemd-cgroup" in globals_,
+        own=own_unified(Path("/proc/self/cgroup").read_text()),
+    )
+    return [f"cgroup-root :{path}"] if path else []
+
+
+def prepare(
+    directory: Path,
+    pending: Pending,
+    bundle: Path,
+    globals_: Sequence[str] = (),
+    unified: bool = False,
+) -> str:
     """Lay out the gates and name CRIU's configuration in the bundle. Gives the rootfs path.
+
+    `globals_`: runc's global options; `unified`: whether this host has cgroup v2.
 
     runc hands the file that the annotation `org.criu.config` names to CRIU (runc,
     docs/checkpoint-restore.md); CRIU runs the action script from it also in RPC mode, after runc's
@@ -124,11 +149,13 @@ def prepare(directory: Path, pending: Pending, bundle: Path) -> str:
     # Nothing executable is written here: /run is usually mounted noexec. See bin/migrate-runc.
     for link in (gate, directory / "bin" / "criu"):
         link.symlink_to(os.environ["MIGRATE_SCRIPT"])
-    lines = [f"action-script {gate}", *pending.criu_options]
-    (directory / "criu.conf").write_text("".join(f"{line}\n" for line in lines))
-
     config_path = bundle / "config.json"
     config = json.loads(config_path.read_text())
+    lines = [f"action-script {gate}", *pending.criu_options]
+    if unified:
+        lines += cgroup_root(config, globals_)
+    (directory / "criu.conf").write_text("".join(f"{line}\n" for line in lines))
+
     config.setdefault("annotations", {})["org.criu.config"] = str(directory / "criu.conf")
     fresh = config_path.with_suffix(".migrate")
     fresh.write_text(json.dumps(config))
@@ -144,7 +171,7 @@ def create(directory: Path, call: Call) -> int:
     try:
         pending = Pending.read(directory)
         bundle = Path(call.options["--bundle"])
-        rootfs = prepare(directory, pending, bundle)
+        rootfs = prepare(directory, pending, bundle, call.globals, UNIFIED.exists())
     except (OSError, KeyError, TypeError, ValueError) as problem:
         return fail(call, f"the pending restore of {call.container[:12]} is broken: {problem!r}")
 

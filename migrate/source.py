@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from migrate import failure_logs
@@ -18,7 +17,7 @@ from migrate.departed import keep_memory
 from migrate.docker_host import DockerHost
 from migrate.errors import AgentFailed, FreezeTooLong, OutcomeUnknown, Unsupported
 from migrate.files_pass import FilesPass
-from migrate.freeze import MAX_FREEZE, FrozenPart
+from migrate.freeze import FrozenPart
 from migrate.guard import Guard
 from migrate.host_facts import facts
 from migrate.host_setup import make_state_dirs
@@ -26,8 +25,9 @@ from migrate.image_stream import ImageSender
 from migrate.interrupts import Interrupts
 from migrate.journal import CONFIRMED, Header, Journal, restarts
 from migrate.lazy_pages import restore_lazily
+from migrate.move_options import Options
 from migrate.outgoing import Outgoing, choose_source
-from migrate.precopy import PreCopy
+from migrate.precopy import PreCopy, expected_costs
 from migrate.progress import Progress, human
 from migrate.protocol import (
     IMAGE_PIECE,
@@ -50,7 +50,7 @@ from migrate.source_end import end_source_copy
 from migrate.source_view import SourceView, check_here, look, open_connections
 from migrate.std_streams import find_streams, parent_of
 from migrate.summary import Lazy, Summary, Switchover
-from migrate.switchover import MAX_DOWNTIME, MAX_ROUNDS, Costs, Limits
+from migrate.switchover import Limits
 from migrate.throttle import Throttler, cpu_cgroup
 from migrate.undo import RestoreRestartPolicy, Unmount
 from transport.errors import ConnectionLost, Failure
@@ -61,29 +61,6 @@ ANSWER = 120.0  # seconds for an answer that takes the other side little work
 IMAGE_LOAD = 1800.0
 SETTLED = 180.0
 FILL = 3600.0  # seconds until the last page is filled in
-# Seconds that the frozen part takes with next to no memory, to predict the downtime with; medians
-# of tests/bench/downtime.py.
-FREEZE, DUMP, RESTORE = 0.01, 0.12, 0.15
-EAGER_RATE = 300e6  # bytes/s at which CRIU reads memory in when it restores (docs/criu-notes.md)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user asked for. `tcp`: `established` or `close`; `max_freeze`, `max_downtime`:
-    seconds; `memory_source`: one of `outgoing.SOURCES`; `restore`: `auto`, `eager` or `lazy`."""
-
-    container: str
-    host: str
-    tcp: str = "established"
-    keep: bool = False
-    force: bool = False
-    max_freeze: float = MAX_FREEZE
-    max_downtime: float = MAX_DOWNTIME
-    max_rounds: int = MAX_ROUNDS
-    throttle: bool = False
-    memory_source: str = "auto"
-    restore: str = "auto"
-    cache: bool = True
 
 
 class Migration:
@@ -231,12 +208,7 @@ class Migration:
         assert self.link
         assert self.journal
         self.journal.phase("pre-copy")
-        memory = view.usage.images
-        costs = Costs(
-            freeze=FREEZE, dump=DUMP,
-            restore=RESTORE + (0.0 if self._lazy else memory / EAGER_RATE),
-            scan_all=self.summary.memory_source == "scan", memory=memory,
-        )  # fmt: skip
+        costs = expected_costs(self.summary.memory_source, view.usage.images, lazy=self._lazy)
         limits = Limits(self.options.max_downtime, self.options.max_rounds)
         with self._timed("pre-copy"):
             precopy = PreCopy(

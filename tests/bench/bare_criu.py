@@ -2,7 +2,8 @@
 
 The twin is the same OCI configuration and root file system, started by runc beside Docker, without
 a network; so nothing but CRIU itself is measured. Prints one JSON line per round: seconds of dump
-and of restore.  usage: bare_criu.py CONTAINER ROUNDS
+and of restore, bytes of the images.  usage: bare_criu.py CONTAINER ROUNDS [SECONDS]
+SECONDS: how long the twin runs before the dump (0.5), such as until it has filled its memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ NAME = "bare-criu"
 
 
 def sh(*argv: str, check: bool = True, **options: Any) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, **options)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=300, **options)
     if check and done.returncode:
         raise SystemExit(f"{' '.join(argv)}: {done.returncode} {done.stdout} {done.stderr}")
     return str(done.stdout)
@@ -66,7 +67,7 @@ def externals(config: dict[str, Any], pid: int) -> tuple[list[str], list[str]]:
     return dump, restore
 
 
-def one_round(config: dict[str, Any]) -> dict[str, float]:
+def one_round(config: dict[str, Any], seconds: float) -> dict[str, float]:
     images = WORK / "images"
     shutil.rmtree(images, ignore_errors=True)
     images.mkdir()
@@ -75,7 +76,7 @@ def one_round(config: dict[str, Any]) -> dict[str, float]:
             ["runc", "run", "--detach", "--bundle", str(WORK), NAME],
             stdin=null, stdout=null, stderr=null, check=True, timeout=30,
         )  # fmt: skip
-    time.sleep(0.5)
+    time.sleep(seconds)
     pid = json.loads(sh("runc", "state", NAME))["pid"]
     dump, restore = externals(config, pid)
     common = ["-D", str(images), "--manage-cgroups=soft", "--file-locks", "--tcp-established",
@@ -84,6 +85,7 @@ def one_round(config: dict[str, Any]) -> dict[str, float]:
     sh("criu", "dump", "-t", str(pid), "--root", str(WORK / "root"), *common,
        *(word for key in dump for word in ("--external", key)))  # fmt: skip
     dumped = time.monotonic() - begun
+    size = sum(file.stat().st_size for file in images.iterdir())
     top = WORK / "criu-root"
     top.mkdir(exist_ok=True)
     sh("mount", "--rbind", str(WORK / "root"), str(top))
@@ -101,11 +103,12 @@ def one_round(config: dict[str, Any]) -> dict[str, float]:
     sh("kill", "-9", str(new), check=False)
     if not alive:
         raise SystemExit("the restored process is not there")
-    return {"dump": dumped, "restore": restored}
+    return {"dump": dumped, "restore": restored, "bytes": size}
 
 
 def main() -> None:
     container, rounds = sys.argv[1], int(sys.argv[2])
+    seconds = float(sys.argv[3]) if len(sys.argv) > 3 else 0.5
     shutil.rmtree(WORK, ignore_errors=True)
     (WORK / "root").mkdir(parents=True)
     sh("mount", "-t", "tmpfs", "bare", str(WORK))
@@ -113,7 +116,7 @@ def main() -> None:
         (WORK / "root").mkdir()
         config = make_bundle(container)
         for _ in range(rounds):
-            print(json.dumps(one_round(config)), flush=True)
+            print(json.dumps(one_round(config, seconds)), flush=True)
     finally:
         sh("runc", "delete", "--force", NAME, check=False)
         sh("umount", "-l", str(WORK), check=False)

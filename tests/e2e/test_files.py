@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from tests.e2e.world import IMAGE, World, eventually
+from tests.e2e.world import IMAGE, Hosts, World, eventually
 
 WORK = "/data"
 FILES = ["python3", "/workloads/files.py", WORK, "/workloads"]
@@ -17,12 +18,16 @@ def states(lines: list[str]) -> list[dict[str, object]]:
 
 
 def test_files_are_as_the_program_left_them(world: World) -> None:
+    to_and_fro(world, 4)
+
+
+def to_and_fro(world: Hosts[Any], hops: int) -> None:
     """The program says what it believes, and finds it so, before and after each move."""
     world.start(world.a, "files", FILES)
-    eventually(lambda: len(world.logs(world.a, "files")) > 3, "the workload does not start")
+    world.eventually(lambda: len(world.logs(world.a, "files")) > 3, "the workload does not start")
     here, there = world.a, world.b
     there.run(["docker", "rmi", "-f", IMAGE], check=False)
-    for number in range(4):
+    for number in range(hops):
         summary = world.migrate(here, "files", there)
         assert summary["image_sent"] == (number == 0), "the image goes once, and is kept there"
         here, there = there, here

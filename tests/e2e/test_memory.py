@@ -121,13 +121,13 @@ def test_there_and_back(world: World) -> None:
 
 
 def test_shared_memory_pipes_and_processes(world: World) -> None:
-    output = ping_pong(world, "family", FAMILY, 2, "--restore", "lazy")
+    output = ping_pong(world, "family", FAMILY, 2, restore="lazy")
     assert not [line for line in output if "BROKEN" in line]
     assert_continuous(numbers(output))
 
 
 def test_threads(world: World) -> None:
-    output = ping_pong(world, "threads", THREADS, 2, "--restore", "lazy")
+    output = ping_pong(world, "threads", THREADS, 2, restore="lazy")
     states = [json.loads(line) for line in output if line.startswith("{")]
     assert len({state["nonce"] for state in states}) == 1
     assert not [state for state in states if state["broken"]]

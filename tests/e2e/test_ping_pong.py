@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
-from tests.e2e.world import World, assert_continuous, eventually, numbers
+from tests.e2e.world import Hosts, World, assert_continuous, eventually, numbers
 
 HOPS = 10
 COUNTER = ["sh", "/workloads/counter.sh"]
@@ -15,15 +16,22 @@ FAMILY = ["sh", "/workloads/family.sh"]
 THREADS = ["python3", "/workloads/threads.py", "8"]
 
 
-def ping_pong(world: World, name: str, command: list[str], hops: int, *options: str) -> list[str]:
+def ping_pong(
+    world: Hosts[Any],
+    name: str,
+    command: list[str],
+    hops: int,
+    *options: str,
+    restore: str = "auto",
+) -> list[str]:
     """Move a container to and fro, use Docker on it after each move; gives all of its output."""
     here, there = world.a, world.b
-    world.start(here, name, command)
-    eventually(lambda: len(world.logs(here, name)) > 5, "the workload does not start")
+    world.start(here, name, command, *options)
+    world.eventually(lambda: len(world.logs(here, name)) > 5, "the workload does not start")
     output: list[str] = []
     for _ in range(hops):
         # --keep: the logs of the source's copy are the proof; --force replaces it on the way back.
-        summary = world.migrate(here, name, there, "--keep", "--force", *options)
+        summary = world.migrate(here, name, there, "--keep", "--force", "--restore", restore)
         assert 0 < summary["downtime"] < summary["total"]
         assert world.state(here, name) == "exited"
         output += world.logs(here, name)

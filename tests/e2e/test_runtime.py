@@ -21,17 +21,18 @@ DUMP = f"""
 import sys
 from pathlib import Path
 import json
-from migrate.criu import Dumper, descriptors
+from migrate.criu import Dumper
 from migrate.docker_host import DockerHost
 from migrate.source_view import look
+from migrate.std_streams import find_streams, parent_of
 from migrate.undo import freeze, thaw
 for name in ("{IMAGES}", "{WORK}"):
     Path(name).mkdir(parents=True, exist_ok=True)
 view = look(DockerHost(), sys.argv[1])
-streams = descriptors(view.target.pid)
-Path("{IMAGES}", "descriptors.json").write_text(json.dumps(streams))
+streams = find_streams(view.target.pid, parent_of(view.target.pid))
+Path("{IMAGES}", "descriptors.json").write_text(json.dumps(streams.links))
 dumper = Dumper(
-    view.target, Path("{IMAGES}"), Path("{WORK}"), tcp="established", descriptors=streams
+    view.target, Path("{IMAGES}"), Path("{WORK}"), tcp="established", streams=streams
 )
 dumper.start()
 freeze(view.target.freezer)

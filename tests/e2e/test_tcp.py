@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.world import ADDRESS, NETWORK, World, eventually
+from tests.e2e.world import ADDRESS, NETWORK, Hosts, World
 from tests.e2e.world import world as make_world
 
 CLIENT = Path(__file__).resolve().parents[1] / "workloads" / "tcp_client.py"
@@ -25,20 +25,22 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if chosen and chosen != request.param:
         pytest.skip(f"--pair {chosen}")
     with make_world("e2e", request.param) as made:
-        made.client.write("/root/tcp_client.py", CLIENT.read_text())
         yield made
 
 
-def serve(world: World) -> None:
+def serve(world: Hosts[Any]) -> None:
     world.make_network(world.a)
     world.open_forward(world.b)
     world.start(world.a, "server", SERVER, "--network", NETWORK, "--ip", ADDRESS)
     world.route(world.a)
     probe = ["python3", "-c", f"import socket; socket.create_connection(('{ADDRESS}', {PORT}), 2)"]
-    eventually(lambda: world.client.run(probe, check=False).ok, "the server cannot be reached")
+    world.eventually(
+        lambda: world.client.run(probe, check=False).ok, "the server cannot be reached"
+    )
 
 
-def connect(world: World) -> subprocess.Popen[str]:
+def connect(world: Hosts[Any]) -> subprocess.Popen[str]:
+    world.client.write("/root/tcp_client.py", CLIENT.read_text())
     client = world.client.popen(
         ["python3", "/root/tcp_client.py", ADDRESS, str(PORT), "--interval", "5", "--gap-ms", "100"]
     )
@@ -47,9 +49,9 @@ def connect(world: World) -> subprocess.Popen[str]:
     return client
 
 
-def end(world: World, client: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
+def end(world: Hosts[Any], client: subprocess.Popen[str]) -> tuple[int, dict[str, Any]]:
     world.client.run(["pkill", "-TERM", "-f", "/root/tcp_client.p[y]"], check=False)
-    out, err = client.communicate(timeout=30)
+    out, err = client.communicate(timeout=world.client.patience)
     assert out, err
     report: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     return client.returncode, report

@@ -7,16 +7,20 @@ import json
 import re
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from migrate.run import Result
 from tests.lab.host import HostSpec, LabHost
 from tests.lab.images import import_image, workload_image
 from tests.lab.lab import Lab
+from tests.lab.reach import Host
+
+H = TypeVar("H", bound=Host)
 
 WORKLOADS = Path(__file__).resolve().parents[1] / "workloads"
 IMAGE = "workloads"
@@ -47,31 +51,39 @@ def make_lab(name: str, pair: str, disk_of_b: int = 0) -> Lab:
     return Lab.up(name, [host_spec("a", first), b, client])
 
 
-@dataclass
-class World:
-    """Two hosts with Docker, `a` and `b`, and a `client` without; all in one lab."""
+class Hosts(ABC, Generic[H]):
+    """Two hosts with Docker, `a` and `b`, and a `client` without: what is done there, and true."""
 
-    lab: Lab
-
-    @property
-    def a(self) -> LabHost:
-        return self.lab["a"]
+    patience = 15.0  # seconds until something that should come to be so must be so
+    move_timeout = 120.0  # seconds that a migration may take
 
     @property
-    def b(self) -> LabHost:
-        return self.lab["b"]
+    @abstractmethod
+    def a(self) -> H: ...
 
     @property
-    def client(self) -> LabHost:
-        return self.lab["client"]
+    @abstractmethod
+    def b(self) -> H: ...
 
-    def have_image(self, host: LabHost) -> None:
+    @property
+    @abstractmethod
+    def client(self) -> Host: ...
+
+    def eventually(self, condition: Callable[[], bool], message: str) -> None:
+        """Wait until something is true, as long as it may take on these hosts."""
+        eventually(condition, message, timeout=self.patience)
+
+    def workload_image(self) -> Path:
+        """The tar of the image that the workloads run in."""
+        return workload_image()
+
+    def have_image(self, host: Host) -> None:
         """The workload image on a host, with the workloads in /work."""
         if not host.run(["docker", "image", "inspect", IMAGE], check=False).ok:
-            import_image(host, workload_image(), IMAGE)
+            import_image(host, self.workload_image(), IMAGE)
 
     def start(
-        self, host: LabHost, name: str, command: Sequence[str], *options: str, image: str = IMAGE
+        self, host: Host, name: str, command: Sequence[str], *options: str, image: str = IMAGE
     ) -> str:
         """`docker run -d`; the workloads are copied in before the start. Gives the id."""
         if image == IMAGE:
@@ -82,12 +94,12 @@ class World:
         with subprocess.Popen(
             ["tar", "-C", str(Path(archive).parent), "-c", "workloads"], stdout=subprocess.PIPE
         ) as packed:
-            subprocess.run(tar, stdin=packed.stdout, check=True, timeout=60)
+            subprocess.run(tar, stdin=packed.stdout, check=True, timeout=host.patience)
         host.run(["docker", "start", name])
         return made.stdout.strip()
 
     def migrate(
-        self, source: LabHost, name: str, to: LabHost, *options: str, timeout: float = 120
+        self, source: Host, name: str, to: Host, *options: str, timeout: float = 0
     ) -> dict[str, Any]:
         """`migrate NAME HOST --json`; gives the summary. A failure fails the test in its words."""
         result = self.try_migrate(source, name, to.name, *options, timeout=timeout)
@@ -96,27 +108,27 @@ class World:
         return summary
 
     def try_migrate(
-        self, source: LabHost, name: str, to: str, *options: str, timeout: float = 120
+        self, source: Host, name: str, to: str, *options: str, timeout: float = 0
     ) -> Result:
         argv = ["migrate", "move", name, to, "--json", *options]
-        return source.run(argv, timeout=timeout, check=False)
+        return source.run(argv, timeout=timeout or self.move_timeout, check=False)
 
     # -- what is true of a host -----------------------------------------------------------------
 
-    def logs(self, host: LabHost, name: str) -> list[str]:
+    def logs(self, host: Host, name: str) -> list[str]:
         return host.run(["docker", "logs", name]).stdout.splitlines()
 
-    def wait_for_output(self, host: LabHost, name: str, lines: int = 5) -> None:
+    def wait_for_output(self, host: Host, name: str, lines: int = 5) -> None:
         """Wait until the container has printed `lines` more lines."""
         before = len(self.logs(host, name))
-        eventually(lambda: len(self.logs(host, name)) >= before + lines, "it does not go on")
+        self.eventually(lambda: len(self.logs(host, name)) >= before + lines, "it does not go on")
 
-    def state(self, host: LabHost, name: str) -> str:
+    def state(self, host: Host, name: str) -> str:
         """`running`, `exited`, ...; '' when there is no such container."""
         result = host.run(["docker", "inspect", "-f", "{{.State.Status}}", name], check=False)
         return result.stdout.strip()
 
-    def inspect(self, host: LabHost, name: str) -> dict[str, Any]:
+    def inspect(self, host: Host, name: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(host.run(["docker", "inspect", name]).stdout)[0]
         return found
 
@@ -126,7 +138,7 @@ class World:
             for name in names:
                 host.run(["docker", "rm", "-f", name], check=False)
 
-    def leftovers(self, host: LabHost) -> list[str]:
+    def leftovers(self, host: Host) -> list[str]:
         """Whatever a migration has left behind on a host."""
         found = host.sh(
             "ls -A /run/migrate/sessions /run/migrate/pending /var/lib/migrate/journal 2>/dev/null"
@@ -141,11 +153,12 @@ class World:
         """Nothing of ours is left on either host (a guard may take a moment to end)."""
         for host in (self.a, self.b):
             eventually(lambda host=host: not self.leftovers(host), f"{host.name} is not clean",  # type: ignore[misc]
-                       lambda host=host: self.leftovers(host))  # type: ignore[misc]  # fmt: skip
+                       lambda host=host: self.leftovers(host),  # type: ignore[misc]
+                       self.patience)  # fmt: skip
 
     # -- the network of a container -------------------------------------------------------------
 
-    def make_network(self, host: LabHost) -> None:
+    def make_network(self, host: Host) -> None:
         """A user-defined bridge to which packets may be routed from outside.
 
         Docker >= 28 drops what is routed straight to a container unless told otherwise; Docker's
@@ -161,13 +174,32 @@ class World:
         )  # fmt: skip
         self.open_forward(host)
 
-    def open_forward(self, host: LabHost) -> None:
+    def open_forward(self, host: Host) -> None:
         for way in ("-s", "-d"):
             host.run(["iptables", "-I", "DOCKER-USER", way, SUBNET, "-j", "ACCEPT"])
 
-    def route(self, via: LabHost) -> None:
+    def route(self, via: Host) -> None:
         """The client reaches the container's network through this host."""
         self.client.run(["ip", "route", "replace", SUBNET, "via", via.address])
+
+
+@dataclass
+class World(Hosts[LabHost]):
+    """The hosts of one lab."""
+
+    lab: Lab
+
+    @property
+    def a(self) -> LabHost:
+        return self.lab["a"]
+
+    @property
+    def b(self) -> LabHost:
+        return self.lab["b"]
+
+    @property
+    def client(self) -> LabHost:
+        return self.lab["client"]
 
 
 def eventually(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from migrate.run import Result, run
+from tests.lab.reach import Host
 from tests.lab.tool import layer
 from tests.lab.tree import tree
 
@@ -42,7 +42,7 @@ class HostSpec:
             raise ValueError(f"a host name is 1-10 letters and digits, not {self.name!r}")
 
 
-class LabHost:
+class LabHost(Host):
     """A running (or not yet started) lab host; `spec` says what it is, `state` where it lives."""
 
     def __init__(self, lab: str, spec: HostSpec, state: Path, prefix: str) -> None:
@@ -64,7 +64,7 @@ class LabHost:
             noted = json.loads((self.state / "init.json").read_text())
         except (OSError, ValueError):
             return None
-        return noted["pid"] if _start_time(noted["pid"]) == noted["start"] else None
+        return noted["pid"] if start_time(noted["pid"]) == noted["start"] else None
 
     def start(self) -> None:
         """Boot: namespaces, file system, sshd, dockerd. The network namespace is there already."""
@@ -103,8 +103,8 @@ class LabHost:
             pids = children.read_text().split()
             if pids and _comm(int(pids[0])).startswith("python3"):
                 pid = int(pids[0])
-                note = {"pid": pid, "start": _start_time(pid), "outer": outer.pid,
-                        "outer_start": _start_time(outer.pid)}  # fmt: skip
+                note = {"pid": pid, "start": start_time(pid), "outer": outer.pid,
+                        "outer_start": start_time(outer.pid)}  # fmt: skip
                 (self.state / "init.json").write_text(json.dumps(note))
                 return
             time.sleep(0.02)
@@ -158,13 +158,13 @@ class LabHost:
         for frozen in Path("/sys/fs/cgroup/freezer", self.cgroup).glob("**/freezer.state"):
             frozen.write_text("THAWED")
         for pid, start in (("pid", "start"), ("outer", "outer_start")):
-            if noted and _start_time(noted[pid]) == noted[start]:
+            if noted and start_time(noted[pid]) == noted[start]:
                 os.kill(noted[pid], signal.SIGKILL)
         for daemon in self._daemons:
             daemon.wait(timeout=20)
         self._daemons.clear()
         deadline = time.monotonic() + 20
-        while noted and _start_time(noted["pid"]) == noted["start"]:
+        while noted and start_time(noted["pid"]) == noted["start"]:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} does not die (pid {noted['pid']})")
             time.sleep(0.02)
@@ -198,17 +198,6 @@ class LabHost:
                 "/sbin:/bin", "HOME=/root", "USER=root", "LANG=C.UTF-8",
                 *argv]  # fmt: skip
 
-    def run(
-        self, argv: Sequence[str], *, timeout: float = 60.0, stdin: str = "", check: bool = True
-    ) -> Result:
-        """Run a program inside the host to its end."""
-        return run(self.enter(argv), timeout=timeout, stdin=stdin, check=check)
-
-    def sh(self, script: str, *, timeout: float = 60.0, check: bool = True) -> str:
-        """Run a shell script inside the host, give its stdout without the last newline."""
-        result = self.run(["sh", "-c", script], timeout=timeout, check=check)
-        return result.stdout.rstrip("\n")
-
     def spawn(self, argv: Sequence[str], log: str) -> subprocess.Popen[bytes]:
         """Start a program inside the host, its output in `state/log/LOG`; ends with the host."""
         with (self.state / "log" / log).open("ab") as output:
@@ -218,13 +207,6 @@ class LabHost:
             )  # fmt: skip
         self._daemons.append(started)
         return started
-
-    def popen(self, argv: Sequence[str]) -> subprocess.Popen[str]:
-        """Start a program inside the host with pipes; the caller ends it."""
-        return subprocess.Popen(
-            self.enter(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
 
     def path(self, inside: str) -> Path:
         """A path of the host as this machine sees it, through PID 1's root."""
@@ -252,7 +234,7 @@ def _comm(pid: int) -> str:
         return ""
 
 
-def _start_time(pid: int) -> int | None:
+def start_time(pid: int) -> int | None:
     """Clock ticks since boot at which a process started: tells it from a later one of its pid."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

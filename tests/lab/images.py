@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.lab.host import LabHost
+from tests.lab.reach import Host
 from tests.lab.tree import CACHE, locked, tree
 
 APPLETS = ("sh", "sleep", "echo", "cat", "ls", "rm", "mkdir", "seq", "setsid", "env", "kill", "ps",
@@ -16,13 +16,14 @@ APPLETS = ("sh", "sleep", "echo", "cat", "ls", "rm", "mkdir", "seq", "setsid", "
 LEFT_OUT = ("test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "__pycache__")
 
 
-def workload_image() -> Path:
-    """A tar for `docker import`: python3 and busybox of the trixie tree, about 35 MB; cached."""
-    base = tree("trixie")
+def workload_image(base: Path | None = None) -> Path:
+    """A tar for `docker import`: python3 and busybox of a tree (trixie's), about 35 MB; cached."""
+    base = base or tree("trixie")
     target = CACHE / f"image-{base.name}.tar"
     with locked(CACHE / ".image.lock"):
         if not target.exists():
-            for old in CACHE.glob("image-trixie-*.tar"):
+            kind = base.name.partition("-")[0]
+            for old in CACHE.glob(f"image-{kind}-*.tar"):
                 old.unlink()
             _cut_out(base, target)
     return target
@@ -63,9 +64,10 @@ def _cut_out(base: Path, target: Path) -> None:
     shutil.rmtree(root)
 
 
-def import_image(host: LabHost, tar: Path, name: str, *changes: str) -> None:
-    """`docker import` a tar of this machine on a lab host."""
+def import_image(host: Host, tar: Path, name: str, *changes: str) -> None:
+    """`docker import` a tar of this machine on a host."""
     options = [word for change in changes for word in ("--change", change)]
     command = host.enter(["docker", "import", *options, "-", name])
     with tar.open("rb") as stream:
-        subprocess.run(command, stdin=stream, check=True, capture_output=True, timeout=120)
+        subprocess.run(command, stdin=stream, check=True, capture_output=True,
+                       timeout=2 * host.patience)  # fmt: skip

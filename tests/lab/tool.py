@@ -30,18 +30,22 @@ def source_digest() -> str:
 
 def layer(flavour: str) -> Path:
     """An overlay layer for `flavour` with the tool installed; built when the source has changed."""
-    base = tree(flavour)
-    target = CACHE / f"tool-{flavour}-{base.name}-{source_digest()}"
-    with locked(CACHE / f".tool-{flavour}.lock"):
+    return layer_over(tree(flavour), flavour)
+
+
+def layer_over(base: Path, kind: str) -> Path:
+    """The same over any tree; `kind` names the tree's sort, of which the newest layers are kept."""
+    target = CACHE / f"tool-{kind}-{base.name}-{source_digest()}"
+    with locked(CACHE / f".tool-{kind}.lock"):
         if not target.exists():
-            _forget_old(flavour)
+            _forget_old(kind)
             _install(base, target)
     return target
 
 
-def _forget_old(flavour: str) -> None:
+def _forget_old(kind: str) -> None:
     """Remove layers but the newest: a lab of another checkout may still stand on them."""
-    layers = sorted(CACHE.glob(f"tool-{flavour}-*"), key=lambda path: path.stat().st_ctime)
+    layers = sorted(CACHE.glob(f"tool-{kind}-*"), key=lambda path: path.stat().st_ctime)
     for old in layers[: -KEPT + 1]:
         shutil.rmtree(old, ignore_errors=True)
 

@@ -1,7 +1,8 @@
 """The root file systems of the lab's hosts: built once by mmdebstrap, shared as lowers.
 
-Two flavours: `trixie` is Debian 13 (Docker 26) with testing's CRIU, `forky` is Debian testing
-(Docker 28). Debian 13's own CRIU 4.1 cannot dump a socket on Linux >= 6.16 (docs/criu-notes.md).
+Flavours: `trixie` is Debian 13 (Docker 26) with testing's CRIU, `forky` is Debian testing (Docker
+28). Debian 13's own CRIU 4.1 cannot dump a socket on Linux >= 6.16 (docs/criu-notes.md). `bench` is
+`trixie` with what tests/bench compares against, so that no ordinary test pays for that.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 CACHE = Path(os.environ.get("MIGRATE_LAB_CACHE", "/var/cache/migrate-lab"))
-FLAVOURS = ("trixie", "forky")
+SUITES = {"trixie": "trixie", "forky": "forky", "bench": "trixie"}
+FLAVOURS = tuple(SUITES)
 KEPT = 3  # trees of a flavour, of 0.5 GB each
 
 PACKAGES = (
@@ -25,8 +27,28 @@ PACKAGES = (
     " python3-docker python3-zstandard python3-tqdm python3-xxhash python3-msgspec sudo"
 ).split()
 
+# Benchmarks also need: podman and its parts (libcriu2: what crun loads), redis, a compiler for the
+# workload, whatever moves files.
+EXTRA = {
+    "bench": (
+        "podman crun libcriu2 netavark aardvark-dns conmon redis-server redis-tools zstd gcc"
+        " libc6-dev"
+    ).split(),
+}
+
 # trixie takes these, and only these, from testing.
 FROM_TESTING = "criu libcompel1 libnet9 python3-pycriu libnl-3-200"
+
+# `docker checkpoint` is experimental; podman's graph cannot lie on the hosts' overlay root.
+FILES = {
+    "bench": {
+        "etc/docker/daemon.json": '{"experimental": true}\n',
+        "etc/containers/storage.conf": '[storage]\ndriver = "overlay"\n'
+        'graphroot = "/var/lib/docker/podman"\nrunroot = "/run/containers/storage"\n',
+        "etc/containers/containers.conf": '[engine]\nruntime = "crun"\n'
+        'cgroup_manager = "cgroupfs"\nevents_logger = "file"\n',
+    },
+}
 
 
 def mirror() -> str:
@@ -45,22 +67,29 @@ def mirror() -> str:
 
 
 def _sources(flavour: str, uri: str) -> list[str]:
-    lines = [f"deb {uri} {flavour} main"]
-    if flavour == "trixie":
+    lines = [f"deb {uri} {SUITES[flavour]} main"]
+    if SUITES[flavour] == "trixie":
         lines.append(f"deb {uri} forky main")
     return lines
 
 
-def _preferences() -> str:
+def _preferences(flavour: str) -> str:
+    """What a trixie tree takes from testing; nothing for the others."""
+    if SUITES[flavour] != "trixie":
+        return ""
+    newer = FROM_TESTING + (" libcriu2" if "libcriu2" in EXTRA.get(flavour, ()) else "")
     return (
         "Package: *\nPin: release n=forky\nPin-Priority: 100\n\n"
-        f"Package: {FROM_TESTING}\nPin: release n=forky\nPin-Priority: 990\n"
+        f"Package: {newer}\nPin: release n=forky\nPin-Priority: 990\n"
     )
 
 
 def recipe_digest(flavour: str) -> str:
     """What the tree was built from; another recipe means another tree."""
-    text = repr((flavour, PACKAGES, _preferences() if flavour == "trixie" else ""))
+    recipe: tuple[object, ...] = (flavour, PACKAGES, _preferences(flavour))
+    if flavour in EXTRA:
+        recipe += (EXTRA[flavour], FILES.get(flavour))
+    text = repr(recipe)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -89,34 +118,49 @@ def tree(flavour: str) -> Path:
 
 
 def _build(flavour: str, target: Path) -> None:
+    hooks = []
+    if wanted := _preferences(flavour):
+        preferences = CACHE / f".{flavour}.preferences"
+        preferences.write_text(wanted)
+        hooks = [
+            f"copy-in {preferences} /etc/apt/preferences.d/",
+            f'mv "$1/etc/apt/preferences.d/{preferences.name}" "$1/etc/apt/preferences.d/lab"',
+        ]
     building = target.with_name(f".building-{target.name}")
-    shutil.rmtree(building, ignore_errors=True)
+    packages = [*PACKAGES, *EXTRA.get(flavour, ())]
+    bootstrap(building, SUITES[flavour], packages, _sources(flavour, mirror()), hooks)
+    for name, text in FILES.get(flavour, {}).items():
+        (building / name).parent.mkdir(parents=True, exist_ok=True)
+        (building / name).write_text(text)
+    building.rename(target)
+
+
+def bootstrap(
+    target: Path, suite: str, packages: Sequence[str], sources: Sequence[str], hooks: Sequence[str]
+) -> None:
+    """Make a Debian tree with mmdebstrap; what is at `target` goes. `hooks`: before apt is called.
+
+    A failure leaves nothing but SUITE.log beside it.
+    """
+    shutil.rmtree(target, ignore_errors=True)
     command = ["mmdebstrap", "--variant=minbase", "--mode=root"]
     # Testing's Release file may be past its date in a mirror that is a snapshot.
     command += ['--aptopt=Acquire::Check-Valid-Until "false"']
     command += ['--aptopt=APT::Install-Recommends "false"', "--dpkgopt=force-unsafe-io"]
-    command += ["--include=" + ",".join(PACKAGES)]
-    preferences = CACHE / f".{flavour}.preferences"
-    if flavour == "trixie":
-        preferences.write_text(_preferences())
-        command += [f"--setup-hook=copy-in {preferences} /etc/apt/preferences.d/"]
-        command += [
-            f'--setup-hook=mv "$1/etc/apt/preferences.d/{preferences.name}" '
-            '"$1/etc/apt/preferences.d/lab"'
-        ]
-    log = CACHE / f"{flavour}.log"
+    command += ["--include=" + ",".join(packages)]
+    command += [f"--setup-hook={hook}" for hook in hooks]
+    log = target.with_name(f"{suite}.log")
     with log.open("w") as output:
         done = subprocess.run(
-            [*command, flavour, str(building), *_sources(flavour, mirror())],
+            [*command, suite, str(target), *sources],
             stdout=output,
             stderr=subprocess.STDOUT,
             timeout=900,
             check=False,
         )
     if done.returncode != 0:
-        shutil.rmtree(building, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
         last = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        raise RuntimeError(f"the tree {flavour} could not be built, see {log}:\n{last}")
-    shutil.rmtree(building / "var/lib/apt/lists", ignore_errors=True)
-    shutil.rmtree(building / "var/cache/apt", ignore_errors=True)
-    building.rename(target)
+        raise RuntimeError(f"the tree {target.name} could not be built, see {log}:\n{last}")
+    shutil.rmtree(target / "var/lib/apt/lists", ignore_errors=True)
+    shutil.rmtree(target / "var/cache/apt", ignore_errors=True)

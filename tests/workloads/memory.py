@@ -6,9 +6,9 @@ What a page holds follows from its area, its number and how often it was written
 keeps count of the writes, and on SIGUSR1 compares every page. So a page that is lost, stale or in
 the wrong place is found, by name.
 MIB: of private anonymous memory; RATE: MiB/s that are written (default 1). Beside it, some MiB
-each: shared anonymous memory and a memfd (written by a child), a private mapping of a file, executable
-memory, a sparse mapping of 16 GiB, memory between guard pages, memory for which huge pages are
-asked. Every half second a child is forked that compares its copy of it all and ends.
+each: shared anonymous memory and a memfd (written by a child), a private mapping of a file,
+executable memory, a sparse mapping of 16 GiB, memory between guard pages, memory for which huge
+pages are asked. Every half second a child is forked that compares its copy of it all and ends.
 stdout: one JSON line per 100 ms, {"nonce", "tick", "writes", "children", "broken": []}, and after
 SIGUSR1 {"checked": pages, "broken": [...], "tick"}. Ends on SIGTERM.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,17 +15,27 @@ from migrate.destination import Destination
 from migrate.errors import AgentFailed, DockerUnavailable, NoSpace, RestoreFailed
 from migrate.host_facts import HostFacts
 from migrate.protocol import (
+    FILE_PIECE,
     MESSAGE,
+    PAGES,
     PROTOCOL_VERSION,
     ROOTFS_ITEMS,
     Abandon,
+    AskCache,
     AskOutcome,
+    CacheDigests,
+    CloseFile,
     Commit,
     Done,
+    DropObjects,
+    Filled,
     Finish,
     Greeting,
     Hello,
+    MemoryObject,
+    MemoryRound,
     Message,
+    OpenFile,
     Outcome,
     Prepare,
     Prepared,
@@ -32,6 +43,8 @@ from migrate.protocol import (
     Restore,
     RootfsPass,
     Running,
+    SmallFile,
+    SmallFiles,
     call,
     expect,
     send,
@@ -47,7 +60,18 @@ FACTS = HostFacts(
 )  # fmt: skip
 
 
-PREPARE = Prepare(descriptors=["/dev/null"] * 3)
+PREPARE = Prepare(descriptors=["/dev/null"] * 3, seed=1, lazy=False)
+FILLED = Filled(pages=7, seconds=0.5)
+
+
+class Noting:
+    """Stands for the page store, and for the receiver of files: `log` has what they are given."""
+
+    def __init__(self, log: list[Any]) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *given: self._log.append((name, *given))
 
 
 class Fake(Destination):
@@ -58,6 +82,12 @@ class Fake(Destination):
         self.begun: Any = "begun"
         self.log: list[str] = []
         self.fail: dict[str, Exception] = {}
+        self.parts: list[Any] = []
+
+    @property
+    def incoming(self) -> Any:
+        noting = Noting(self.parts)
+        return SimpleNamespace(pages=noting, files=noting)
 
     def _do(self, name: str) -> None:
         self.log.append(name)
@@ -81,8 +111,14 @@ class Fake(Destination):
     def settle(self) -> None:
         self._do("settle")
 
-    def finish(self) -> None:
+    def finish(self) -> Filled:
         self._do("finish")
+        return FILLED
+
+    def cache_digests(self) -> Iterator[bytes]:
+        self._do("cache")
+        yield b"1" * 16
+        yield b"2" * 32
 
     def rootfs_items(self, payload: bytes) -> None:
         self._do("items")
@@ -137,9 +173,32 @@ def test_all_goes_well(served: Served) -> None:
     served.up_to_ready()
     call(served.channel, Commit(), Running, 5.0)
     expect(served.channel, Done, 5.0)
-    call(served.channel, Finish(), Done, 5.0)
+    assert call(served.channel, Finish(), Filled, 5.0) == FILLED
     assert served.ends() == 0
     assert served.destination.log == ["prepare", "restore", "commit", "settle", "finish"]
+
+
+def test_the_parts_of_a_checkpoint_go_where_they_belong(served: Served) -> None:
+    files = [SmallFile("core-1.img", b"x")]
+    opened, closed = OpenFile(number=1, name="a.img"), CloseFile(number=1, size=2, digest=3)
+    send(served.channel, MemoryObject(number=1, name="27"))
+    served.channel.send(PAGES, b"batch", compress=False)
+    send(served.channel, DropObjects(numbers=[1]))
+    send(served.channel, opened)
+    served.channel.send(FILE_PIECE, b"piece", stream=1)
+    send(served.channel, closed)
+    send(served.channel, SmallFiles(files=files))
+    call(served.channel, MemoryRound(), Done, 5.0)  # the first answer, when all of it is done
+    assert served.destination.parts == [
+        ("announce", 1, "27"), ("apply", b"batch"), ("drop", [1]), ("open", opened),
+        ("piece", 1, b"piece"), ("close_file", closed), ("small_files", SmallFiles(files=files)),
+    ]  # fmt: skip
+
+
+def test_the_cache_is_told_to_its_end(served: Served) -> None:
+    answers = [call(served.channel, AskCache(), CacheDigests, 5.0)]
+    answers += [expect(served.channel, CacheDigests, 5.0) for _ in range(2)]
+    assert [answer.digests for answer in answers] == [b"1" * 16, b"2" * 32, b""]
 
 
 def test_before_commit_a_failure_is_undone_and_then_said(served: Served) -> None:
@@ -196,7 +255,7 @@ def test_what_runs_is_not_undone_when_the_tidying_fails(served: Served, failure:
     call(served.channel, Commit(), Running, 5.0)
     with pytest.raises((DockerUnavailable, AgentFailed)):
         expect(served.channel, Done, 5.0)
-    call(served.channel, Finish(), Done, 5.0)
+    assert call(served.channel, Finish(), Filled, 5.0) == FILLED
     assert served.ends() == 0
     assert "rollback" not in served.destination.log
     assert served.destination.log[-1] == "finish"

@@ -1,20 +1,21 @@
-"""migrate.criu: where a container is, and the life of the process that dumps it."""
+"""migrate.criu: where a container is, what CRIU is asked, and what becomes of its answers."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from migrate import criu
-from migrate.criu import Dumper, DumpTarget, descriptors, find_target, freezer_cgroup
-from migrate.errors import CriuUnfit, DumpFailed, Unsupported
+from migrate.criu import Dumper, DumpTarget, find_target, freezer_cgroup, pre_dump
+from migrate.errors import DumpFailed, Unsupported
+from migrate.std_streams import Streams, links_of
+from tests.unit.migrate.fake_criu import DUMP, PRE_DUMP, Stage, install
 
 V1 = "12:pids:/docker/c\n5:freezer:/docker/c\n1:name=systemd:/docker/c\n0::/docker/c\n"
 V2 = "0::/system.slice/docker-c.scope\n"
@@ -48,9 +49,9 @@ def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_bundle_is_containerds(bundle: Path) -> None:
     (bundle / "config.json").write_text(json.dumps({"root": {"path": "/merged"}}))
-    target = find_target("c" * 64, 1)
-    assert target.pid == 1
-    assert target.config["root"]["path"] == "/merged"
+    found = find_target("c" * 64, 1)
+    assert found.pid == 1
+    assert found.config["root"]["path"] == "/merged"
 
 
 def test_a_bundle_elsewhere_and_shared_namespaces_are_refused(bundle: Path) -> None:
@@ -62,115 +63,133 @@ def test_a_bundle_elsewhere_and_shared_namespaces_are_refused(bundle: Path) -> N
         find_target("c" * 64, 1)
 
 
-# -- the process ----------------------------------------------------------------------------------
+# -- the dump -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def dumper(tmp_path: Path) -> Dumper:
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
+    here = tmp_path / "criu"
+    here.mkdir()
+    return install(monkeypatch, here)
+
+
+def target(freezer: str | None = None) -> DumpTarget:
+    return DumpTarget(os.getpid(), {"root": {"path": "/merged"}}, freezer)
+
+
+@pytest.fixture
+def dumper(tmp_path: Path) -> Iterator[Dumper]:
     for name in ("images", "work"):
         (tmp_path / name).mkdir()
-    pid = os.getpid()
-    return Dumper(
-        DumpTarget(pid, {"root": {"path": "/"}}, None), tmp_path / "images", tmp_path / "work",
-        tcp="established", descriptors=descriptors(pid),
+    dumper = Dumper(
+        target("/freezer"), tmp_path / "images", tmp_path / "work", tcp="established",
+        streams=Streams(links_of(os.getpid()), frozenset()),
     )  # fmt: skip
+    yield dumper
+    dumper.close()
 
 
-class Service:
-    """Stands for pycriu.criu."""
-
-    failure: Exception | None = None
-
-    def dump(self) -> None:
-        if self.failure:
-            raise self.failure
+COMPLETE: list[dict[str, Any]] = [{"stage": "network-lock"}, {"stage": "post-dump"}]
+REFUSED: dict[str, Any] = {"result": {"success": False, "cr_errno": 1}}
 
 
-def test_a_dump_says_why_it_failed(dumper: Dumper) -> None:
-    service = Service()
-    dumper._criu = service
-    assert dumper.dump() >= 0.0
-    service.failure = RuntimeError("rpc")
-    with pytest.raises(DumpFailed, match="rpc"):
-        dumper.dump()
-    (dumper.work / criu.LOG).write_text("(00.1) Error (criu/sk-inet.c:9): In-flight connection\n")
+def test_the_dump_is_over_when_the_images_are(dumper: Dumper, stage: Stage) -> None:
+    stage.play(*COMPLETE, {"sleep": 0.3}, {"stage": "status-ready"}, REFUSED)
+    dumper.start()
+    assert dumper.pid == dumper.criu.pid
+    begun = time.monotonic()
+    seconds = dumper.dump()
+    assert 0 <= seconds <= time.monotonic() - begun
+    assert "done" not in stage.heard()
+    dumper.finish()
+    # CRIU must not offer the pages that it has left out to the network.
+    answers = [each["notify_success"] for each in stage.heard()[1:4]]
+    assert answers == [True, True, False]
+
+
+def test_what_is_asked_of_criu(dumper: Dumper, stage: Stage) -> None:
+    stage.play(*COMPLETE)
+    dumper.start()
+    dumper.dump()
+    request = stage.heard()[0]
+    assert request["type"] == DUMP
+    options = request["opts"]
+    # Without these two the container would be gone, or there would be no skeleton.
+    assert options["leave_running"] is True
+    assert options["lazy_pages"] is True
+    assert options["notify_scripts"] is True
+    assert (options["tcp_established"], options["tcp_close"]) == (True, False)
+    assert (options["pid"], options["root"]) == (os.getpid(), "/merged")
+    assert options["freeze_cgroup"] == "/freezer"
+    assert "parent_img" not in options
+
+
+def test_connections_may_be_closed(dumper: Dumper, stage: Stage) -> None:
+    stage.play(*COMPLETE)
+    dumper.tcp = "close"
+    dumper.start()
+    dumper.dump()
+    options = stage.heard()[0]["opts"]
+    assert (options["tcp_established"], options["tcp_close"]) == (False, True)
+
+
+def test_nothing_is_asked_before_the_freeze(dumper: Dumper, stage: Stage) -> None:
+    dumper.start()
+    time.sleep(0.1)
+    assert stage.heard() == []
+
+
+def test_a_dump_says_why_it_failed(dumper: Dumper, stage: Stage) -> None:
+    log = "(00.1) Error (criu/sk-inet.c:9): In-flight connection\n"
+    stage.play({"stage": "network-lock"}, {"log": log}, REFUSED)
+    dumper.start()
     with pytest.raises(DumpFailed, match="In-flight connection"):
         dumper.dump()
 
 
-def test_streams_that_were_exchanged_since_stop_it(dumper: Dumper) -> None:
-    dumper._criu = Service()
-    dumper.descriptors = ["/dev/null", "pipe:[1]", "pipe:[2]"]
-    with pytest.raises(DumpFailed, match="standard streams"):
-        dumper.dump()
-
-
-def test_descriptors_are_links_and_closed_ones_are_null() -> None:
-    child = subprocess.Popen(["sleep", "600"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
-    null, pipe, _ = descriptors(child.pid)
-    child.kill()
-    child.wait()
-    assert null == "/dev/null"
-    assert pipe.startswith("pipe:[")
-    assert descriptors(child.pid) == ["/dev/null"] * 3
-
-
-def test_a_dump_under_way_is_not_killed(dumper: Dumper) -> None:
-    code = "import time; time.sleep(0.3)"
-    process = subprocess.Popen([sys.executable, "-S", "-c", code])
-    dumper._process = process
-    assert dumper.pid == process.pid
-    dumper.close()
-    assert process.returncode == 0
-    dumper.close()
-
-
-def test_one_that_hangs_is(dumper: Dumper, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criu, "END_TIMEOUT", 0.1)
-    process = subprocess.Popen(["sleep", "600"])
-    dumper._process = process
-    dumper.close()
-    assert process.returncode == -9
-
-
-def test_an_idle_one_ends_when_it_is_left(
-    dumper: Dumper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """`criu swrk` reads its socket to the end; nothing stays open here."""
-    fake = tmp_path / "criu"
-    fake.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -c "import os; os.read($2, 9)" \n')
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(Dumper, "_options", lambda self, rpc: None)
-    module: Any = ModuleType("pycriu")
-    module.rpc_pb2 = SimpleNamespace()
-    module.criu = lambda: SimpleNamespace(
-        use_fd=lambda fd: None, opts=SimpleNamespace(CopyFrom=lambda options: None)
-    )
-    monkeypatch.setitem(sys.modules, "pycriu", module)
-    before = _open_files()
+def test_a_new_stream_stops_it(dumper: Dumper, stage: Stage) -> None:
+    links = links_of(os.getpid())
+    dumper.streams = Streams(["/dev/null"] * 3, frozenset(links))
     dumper.start()
-    process = dumper._process
-    assert process
-    assert process.poll() is None
-    dumper.close()
-    assert process.returncode == 0
-    assert _open_files() == before
+    with pytest.raises(DumpFailed, match="standard stream"):
+        dumper.dump()
+    assert stage.heard() == []
 
 
-def _open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+# -- pre-dumps ------------------------------------------------------------------------------------
 
 
-def test_what_is_missing_is_said(dumper: Dumper, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pycriu", None)
-    with pytest.raises(CriuUnfit, match="pycriu"):
-        dumper.start()
-    module: Any = ModuleType("pycriu")
-    module.rpc_pb2 = SimpleNamespace()
-    monkeypatch.setitem(sys.modules, "pycriu", module)
-    monkeypatch.setenv("PATH", "/nonexistent")
-    before = _open_files()
-    with pytest.raises(CriuUnfit, match="criu is not installed"):
-        dumper.start()
-    assert _open_files() == before
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    images, work = tmp_path / "pre-2", tmp_path / "work"
+    images.mkdir()
+    work.mkdir()
+    return images, work
+
+
+@pytest.mark.parametrize("parent", ["", "../pre-1"])
+@pytest.mark.parametrize("freezer", [None, "/freezer"])
+def test_a_pre_dump(
+    places: tuple[Path, Path], stage: Stage, parent: str, freezer: str | None
+) -> None:
+    stage.play({"image": "pagemap-1.img"}, {"result": {"success": True}})
+    pre_dump(target(freezer), *places, parent)
+    assert (places[0] / "pagemap-1.img").exists()
+    request, *_ = stage.heard()
+    assert request["type"] == PRE_DUMP
+    options = request["opts"]
+    assert options["track_mem"] is True
+    assert options["leave_running"] is True
+    assert options.get("freeze_cgroup") == freezer
+    # An empty parent would be a path that CRIU does not find: there must be none.
+    assert options.get("parent_img", "") == parent
+    assert ("parent_img" in options) == bool(parent)
+
+
+def test_a_pre_dump_that_fails_leaves_no_criu(places: tuple[Path, Path], stage: Stage) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    stage.play({"log": "(00.1) Error (criu/mem.c:9): no such luck\n"}, REFUSED)
+    with pytest.raises(DumpFailed, match=r"pre-dump.*no such luck"):
+        pre_dump(target(), *places, "")
+    assert stage.heard()[-1] == "done"
+    assert len(os.listdir("/proc/self/fd")) == before

@@ -18,13 +18,19 @@ from migrate.protocol import (
     MESSAGE,
     SESSION,
     Abandon,
+    AskCache,
     AskOutcome,
+    CacheDigests,
     CloseFile,
     Commit,
     Done,
+    DropObjects,
     Failed,
+    Filled,
     Finish,
     Hello,
+    MemoryObject,
+    MemoryRound,
     Message,
     OpenFile,
     Outcome,
@@ -52,15 +58,17 @@ from migrate.rootfs_items import BeginFile, Data, End, EndFile, Hole, Item, Make
 from tests.unit.migrate.memory_channel import pair
 from transport.errors import ConnectionLost, Failure, StreamCorrupt
 
-PREPARE = Prepare(descriptors=["/dev/null", "pipe:[1]", "pipe:[2]"])
+PREPARE = Prepare(descriptors=["/dev/null", "pipe:[1]", "pipe:[2]"], seed=2**64 - 1, lazy=True)
 REQUESTS: list[Message] = [
     Hello(protocol=1, version="0.1"), PREPARE, RootfsPass(), OpenFile(number=1, name="a.img"),
     CloseFile(number=1, size=2, digest=2**64 - 1), Restore(files=3), Commit(), Abandon(), Finish(),
-    AskOutcome(session="a" * 16),
+    AskOutcome(session="a" * 16), AskCache(), MemoryObject(number=1, name="shmem-7"),
+    DropObjects(numbers=[1, 2**31]), MemoryRound(),
 ]  # fmt: skip
 REPLIES: list[Message] = [
     Welcome(save="", warnings=("a",)), Prepared(container="c", seconds=0.5), Done(),
     Ready(timing={"ready": 0.1}), Running(container="c", timing={}), Outcome(owner="busy"),
+    CacheDigests(digests=bytes(range(32))), Filled(pages=2**40, seconds=1.5),
     Failed(code="NoSpace", message="m", remedy="r", log="l"),
 ]  # fmt: skip
 

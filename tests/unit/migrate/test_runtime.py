@@ -200,6 +200,17 @@ def test_prepare_lays_out_the_gates_and_keeps_the_bundle(tmp_path: Path) -> None
     assert [path.name for path in bundle.iterdir()] == ["config.json"]
 
 
+def test_criu_is_told_the_cgroup_where_there_is_only_v2(tmp_path: Path) -> None:
+    config = {"root": {"path": "r"}, "linux": {"cgroupsPath": "system.slice:docker:abc"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for unified in (False, True):
+        directory = tmp_path / f"pending-{unified}"
+        directory.mkdir()
+        prepare(directory, Pending("", "", (), 1, 1, 1), tmp_path, ["--systemd-cgroup"], unified)
+        said = (directory / "criu.conf").read_text().splitlines()[1:]
+        assert said == (["cgroup-root :/system.slice/docker-abc.scope"] if unified else [])
+
+
 def test_a_relative_rootfs_is_in_the_bundle(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"root": {"path": "rootfs"}}')
     directory = tmp_path / "pending"

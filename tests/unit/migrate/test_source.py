@@ -23,6 +23,8 @@ from migrate.errors import (
 )
 from migrate.freeze import FrozenPart
 from migrate.journal import COMMIT_SENT, CONFIRMED, Header, Journal
+from migrate.move_options import Options
+from migrate.page_compare import Tally
 from migrate.progress import Progress
 from migrate.protocol import (
     Abandon,
@@ -33,10 +35,12 @@ from migrate.protocol import (
     from_failure,
     send,
 )
-from migrate.source import Migration, Options
+from migrate.source import Migration
 from migrate.undo import EndDump, Step, Thaw, UnlockNetwork
 from tests.unit.migrate.memory_channel import MemoryChannel, pair
 from transport.errors import ConnectionLost, Failure, StreamCorrupt
+
+TALLY = Tally(scanned=100, dirty=3, literal=3, sent=9000)
 
 
 class World:
@@ -57,14 +61,15 @@ class World:
         view: Any = SimpleNamespace(target=SimpleNamespace(pid=1, freezer="/f"), started=1)
         self.fail: dict[str, BaseException] = {}
         dumper: Any = SimpleNamespace(pid=1, dump=self.does("dump"), close=self.does("criu ended"))
-        sender: Any = SimpleNamespace(
-            images=Path("/nowhere"),
-            follow=self.does("follow"),
-            finish=self.does("finish", 7),
-            close=self.does("close"),
+        dumper.finish = self.does("tasks let go")
+        self.dumper = dumper
+        memory = SimpleNamespace(
+            frozen=self.does("scan"), dumped=self.does("lists"), finish=self.does("last", TALLY)
         )
+        outgoing: Any = SimpleNamespace(dumper=dumper, memory=memory, images=Path("/nowhere"))
+        sender: Any = SimpleNamespace(images=Path("/nowhere"), send=self.does("files", 7))
         self.part = FrozenPart(
-            view, self.journal, self.channel, dumper, sender, self.does("final pass")
+            view, self.journal, self.channel, outgoing, sender, self.does("final pass")
         )
         self.migration.frozen = self.part
 
@@ -129,7 +134,9 @@ def test_all_goes_well(world: World) -> None:
     world.answers(READY, RUNNING)
     world.run()
     assert world.log[:2] == ["freeze", "silence"]
-    assert world.log.index("dump") < world.log.index("finish") < world.log.index("no way back")
+    order = ["scan", "dump", "lists", "files", "last", "tasks let go", "no way back"]
+    assert [name for name in world.log if name in order] == order
+    assert world.part.memory is TALLY
     assert world.told() == ["Restore", "Commit"]
     assert not world.thawed()
     assert world.journal.phases == ["freeze", COMMIT_SENT]  # confirmed only when it is on disk
@@ -153,7 +160,10 @@ def test_all_is_noted_before_it_is_done(world: World, monkeypatch: pytest.Monkey
     assert world.thawed()
 
 
-@pytest.mark.parametrize("where", ["silence", "follow", "dump", "final pass", "finish"])
+@pytest.mark.parametrize(
+    "where",
+    ["silence", "scan", "dump", "lists", "files", "last", "final pass", "tasks let go"],
+)
 @pytest.mark.parametrize("failure", [DumpFailed("no"), Interrupted("stop"), OSError("disk")])
 def test_before_commit_it_is_thawed_first_and_then_abandoned(
     world: World, where: str, failure: Exception
@@ -168,6 +178,17 @@ def test_before_commit_it_is_thawed_first_and_then_abandoned(
     assert log.index("undo UnlockNetwork") < log.index("undo Thaw")
     assert world.told()[-1] == "Abandon"
     assert not world.left()
+
+
+@pytest.mark.parametrize("failure", [DumpFailed("no"), RuntimeError("a bug")])
+def test_a_failure_of_the_final_pass_is_not_lost_to_its_thread(
+    world: World, failure: Exception
+) -> None:
+    world.fail["final pass"] = failure
+    world.answers(Done())
+    with pytest.raises(type(failure)):
+        world.run()
+    assert "Restore" not in world.told()
 
 
 def test_a_destination_that_hangs_does_not_keep_it_frozen(world: World) -> None:
@@ -291,7 +312,7 @@ def test_a_freeze_that_lasts_too_long_is_cut_off_and_undone(world: World) -> Non
         assert cut.wait(10), "nothing cuts it off"
         raise ConnectionLost("cut")
 
-    world.part.dumper.dump = hang  # type: ignore[assignment]
+    world.dumper.dump = hang
     with pytest.raises(FreezeTooLong, match="stood still"):
         world.run()
     assert "undo Thaw" in world.log

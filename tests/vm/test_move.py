@@ -1,0 +1,103 @@
+"""cgroup v2 with systemd, processes of another user, two kernels: there and back again."""
+
+from __future__ import annotations
+
+from tests.e2e.test_files import to_and_fro
+from tests.e2e.test_ping_pong import COUNTER, FAMILY, ping_pong
+from tests.e2e.test_tcp import connect, end, serve
+from tests.e2e.world import assert_continuous, numbers
+from tests.vm.machine import Machine
+from tests.vm.world import VmWorld
+
+THERE_AND_BACK = 2
+LIMITS = ["--memory", "64m", "--pids-limit", "40", "--cpus", "0.5"]
+
+
+def test_these_machines_are_what_the_lab_is_not(world: VmWorld) -> None:
+    """Else all the tests here would show nothing new."""
+    config = world.a.sh("cat /boot/config-$(uname -r)").splitlines()
+    assert "CONFIG_MEM_SOFT_DIRTY=y" in config
+    boots = {host.sh("cat /proc/sys/kernel/random/boot_id") for host in (world.a, world.b)}
+    assert len(boots) == 2
+    for host in (world.a, world.b):
+        info = host.sh("docker info -f '{{.CgroupDriver}} {{.CgroupVersion}} {{.SecurityOptions}}'")
+        assert info.startswith("systemd 2 ")
+        assert "name=cgroupns" in info
+        assert "name=apparmor" in info
+
+
+def test_a_counter_of_another_user(world: VmWorld) -> None:
+    output = ping_pong(world, "counter", COUNTER, THERE_AND_BACK, "--user", "1000:1000")
+    counted = numbers(output)
+    assert counted[0] == 1
+    assert_continuous(counted)
+    assert output[-1].startswith("stopped at ")
+
+
+def test_a_family_keeps_its_limits_and_its_own_cgroup(world: VmWorld) -> None:
+    def limits(host: Machine) -> str:
+        scope = world.cgroup(host, "family")
+        assert scope.endswith(f"/docker-{world.inspect(host, 'family')['Id']}.scope")
+        return host.sh(
+            f"cd /sys/fs/cgroup{scope} && grep . memory.max pids.max cpu.max cpu.weight &&"
+            " systemctl is-active $(basename $PWD)"
+        )
+
+    world.start(world.a, "family", FAMILY, "--user", "1000", *LIMITS)
+    before = limits(world.a)
+    assert f"memory.max:{64 << 20}" in before
+    world.wait_for_output(world.a, "family")
+    members = len(world.a.sh("docker top family").splitlines())
+    world.migrate(world.a, "family", world.b, "--keep")
+    assert limits(world.b) == before
+    assert world.state(world.a, "family") == "exited"
+    world.wait_for_output(world.b, "family")
+    # One of them comes and goes.
+    assert abs(len(world.b.sh("docker top family").splitlines()) - members) <= 2
+    world.b.run(["docker", "stop", "-t", "30", "family"])
+    output = world.logs(world.a, "family") + world.logs(world.b, "family")
+    assert not [line for line in output if "BROKEN" in line]
+    assert_continuous(numbers(output))
+    world.assert_clean()
+
+
+def test_open_files(world: VmWorld) -> None:
+    to_and_fro(world, THERE_AND_BACK)
+
+
+def test_a_tcp_connection(world: VmWorld) -> None:
+    def received() -> int:
+        words = world.client.sh("ss -tinH state established").split()
+        return sum(int(w.partition(":")[2]) for w in words if w.startswith("bytes_received:"))
+
+    def answers_come() -> None:
+        before = received()
+        world.eventually(lambda: received() > before, "no answer comes")
+
+    serve(world)
+    client = connect(world)
+    here, there = world.a, world.b
+    for _ in range(THERE_AND_BACK):
+        answers_come()
+        world.migrate(here, "server", there)
+        world.route(there)
+        here, there = there, here
+    answers_come()
+    code, report = end(world, client)
+    assert code == 0, report
+    assert not report["errors"], report
+    # It really was away.
+    assert len(report["gaps"]) >= THERE_AND_BACK, report
+    world.assert_clean()
+
+
+def test_a_freeze_that_takes_too_long_is_undone(world: VmWorld) -> None:
+    """The way back out of a frozen cgroup of v2; these machines are never that fast."""
+    world.start(world.a, "counter", COUNTER, "--user", "1000")
+    world.wait_for_output(world.a, "counter")
+    result = world.try_migrate(world.a, "counter", "b", "--max-freeze", "0.5")
+    assert result.returncode == 55, f"{result.stdout}\n{result.stderr}"
+    world.wait_for_output(world.a, "counter")
+    world.assert_clean()
+    assert world.state(world.b, "counter") == ""
+    assert_continuous(numbers(world.logs(world.a, "counter")))
