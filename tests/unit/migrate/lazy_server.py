@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import signal
 import subprocess
-import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,21 @@ class Server:
         """`ready`, or the exit code that it ends with before that."""
         (self.home / "ready").write_text(f"{said}\n")
 
+    def becomes_soon(self, said: str) -> None:
+        """The same for a caller that then waits for it."""
+        threading.Thread(target=self.becomes, args=(said,), daemon=True).start()
+
     def ends(self, code: int) -> None:
         (self.home / "end").write_text(f"{code}\n")
+
+    def is_killed(self) -> None:
+        """Whatever a test that failed has left of it."""
+        path = self.home / "pid"
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            pid = int(path.read_text())
+            if str(self.home) in Path(f"/proc/{pid}/cmdline").read_text():
+                os.kill(pid, signal.SIGKILL)
+        os.close(self._held)
 
     def has_let_go(self, seconds: float = LATE) -> bool:
         """Whether its descriptors are closed within that time."""
@@ -77,27 +91,20 @@ class Server:
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     made = Server(tmp_path)
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "criu"
     program.write_text(SCRIPT.format(home=tmp_path))
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    return made
-
-
-@contextmanager
-def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    """Stands for the init of the container."""
-    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    yield made
+    made.is_killed()
 
 
 @pytest.fixture
 def init() -> Iterator[subprocess.Popen[bytes]]:
-    with sleeper() as process:
+    """Stands for the first process of the container."""
+    with subprocess.Popen(["sleep", "100"]) as process:
         yield process
+        process.kill()

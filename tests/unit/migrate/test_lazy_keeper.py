@@ -55,8 +55,6 @@ def keeper(server: Server) -> Iterator[Keeper]:
     yield made
     made.process.kill()
     made.process.wait()
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(server.pid, signal.SIGKILL)
     for end in (made.process.stdin, made.process.stdout):
         if end:
             with contextlib.suppress(BrokenPipeError):
