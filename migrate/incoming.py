@@ -76,9 +76,9 @@ class Incoming:
 
     def commit(self, pid: int) -> None:
         """The restored init `pid` is about to run: the server must go on, whatever becomes of this
-        process."""
+        process. Raises RestoreFailed when it cannot."""
         if self._server:
-            self._server.say("commit", pid=pid)
+            self._server.commit(pid)
 
     def filled(self) -> Filled:
         """Wait until all memory is in its place. Raises MemoryLost when it never will be, and

@@ -37,17 +37,24 @@ class LazyPages:
         )  # fmt: skip
         self._heard = b""
 
-    def say(self, word: str, **facts: Any) -> None:
-        assert self._process.stdin
-        try:
-            self._process.stdin.write(json.dumps({"do": word, **facts}).encode() + b"\n")
-        except OSError as problem:
-            raise RestoreFailed(f"the lazy pages' keeper is gone: {problem.strerror}") from None
-
     def ready(self) -> None:
         """Wait until a restore may begin. Raises RestoreFailed with the reason when it cannot."""
-        heard = self._wait("ready", READY_TIMEOUT)
-        if heard["event"] != "ready":
+        self._expect("ready", READY_TIMEOUT)
+
+    def commit(self, pid: int) -> None:
+        """The restored init `pid` is about to run; from now on the server goes on by itself.
+
+        Raises RestoreFailed when there is none any more: the container must not run then.
+        """
+        assert self._process.stdin
+        word = json.dumps({"do": "commit", "pid": pid}).encode() + b"\n"
+        with contextlib.suppress(OSError):  # what it said before it ended is waiting
+            self._process.stdin.write(word)
+        self._expect("committed", READY_TIMEOUT)
+
+    def _expect(self, event: str, timeout: float) -> None:
+        heard = self._wait(event, timeout)
+        if heard["event"] != event:
             raise RestoreFailed(_reason(heard))
 
     def filled(self, timeout: float) -> float:

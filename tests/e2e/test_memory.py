@@ -80,14 +80,14 @@ def begin(world: World, *options: str) -> subprocess.Popen[str]:
 
 @contextmanager
 def starved(host: LabHost, pattern: str) -> Iterator[None]:
-    """Give a program of a host next to no CPU: a millisecond each second.
+    """Give a program of a host next to no CPU: half a percent.
 
     (Not SIGSTOP: after it criu lazy-pages gives up, as its epoll_wait says EINTR.)
     """
     cgroup = Path("/sys/fs/cgroup/cpu", host.cgroup, "starved")
     cgroup.mkdir()
     try:
-        (cgroup / "cpu.cfs_period_us").write_text("1000000")
+        (cgroup / "cpu.cfs_period_us").write_text("200000")
         (cgroup / "cpu.cfs_quota_us").write_text("1000")
         host.sh(f"pgrep -f '{pattern}' > {cgroup}/cgroup.procs")
         yield
@@ -121,13 +121,13 @@ def test_there_and_back(world: World) -> None:
 
 
 def test_shared_memory_pipes_and_processes(world: World) -> None:
-    output = ping_pong(world, "family", FAMILY, 2, "--restore", "lazy")
+    output = ping_pong(world, "family", FAMILY, 2, restore="lazy")
     assert not [line for line in output if "BROKEN" in line]
     assert_continuous(numbers(output))
 
 
 def test_threads(world: World) -> None:
-    output = ping_pong(world, "threads", THREADS, 2, "--restore", "lazy")
+    output = ping_pong(world, "threads", THREADS, 2, restore="lazy")
     states = [json.loads(line) for line in output if line.startswith("{")]
     assert len({state["nonce"] for state in states}) == 1
     assert not [state for state in states if state["broken"]]

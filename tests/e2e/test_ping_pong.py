@@ -17,7 +17,12 @@ THREADS = ["python3", "/workloads/threads.py", "8"]
 
 
 def ping_pong(
-    world: Hosts[Any], name: str, command: list[str], hops: int, *options: str
+    world: Hosts[Any],
+    name: str,
+    command: list[str],
+    hops: int,
+    *options: str,
+    restore: str = "auto",
 ) -> list[str]:
     """Move a container to and fro, use Docker on it after each move; gives all of its output."""
     here, there = world.a, world.b
@@ -26,7 +31,7 @@ def ping_pong(
     output: list[str] = []
     for _ in range(hops):
         # --keep: the logs of the source's copy are the proof; --force replaces it on the way back.
-        summary = world.migrate(here, name, there, "--keep", "--force", *options)
+        summary = world.migrate(here, name, there, "--keep", "--force", "--restore", restore)
         assert 0 < summary["downtime"] < summary["total"]
         assert world.state(here, name) == "exited"
         output += world.logs(here, name)

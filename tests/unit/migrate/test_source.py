@@ -18,6 +18,7 @@ from migrate.errors import (
     DumpFailed,
     FreezeTooLong,
     Interrupted,
+    MemoryLost,
     OutcomeUnknown,
     RestoreFailed,
 )
@@ -267,6 +268,37 @@ def test_once_it_is_confirmed_the_failure_is_its_own(world: World) -> None:
     world.migration._roll_back(OSError("docker"))  # the caller raises it again
     assert not world.thawed()
     assert world.left()  # the guard goes on with it
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        (Filled(pages=7, seconds=1.5), False),
+        (from_failure(MemoryLost("the server ended"), ""), False),
+        (None, True),  # the destination has to be told later
+    ],
+)
+def test_the_last_answer(
+    answer: Any, left: bool, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it has run there, nothing is undone here, whatever becomes of its memory."""
+    monkeypatch.setattr(source_module, "end_source_copy", world.does("ended"))
+    monkeypatch.setattr(world.migration, "_keep_memory", world.does("kept"))
+    world.answers(READY, RUNNING, Done(), *([answer] if answer else []))
+    world.part.run(before_commit=lambda: None)
+    if not answer:
+        world.far.close()
+    view: Any = None
+    try:
+        world.migration._confirm(view)
+    except MemoryLost as failure:
+        world.migration._roll_back(failure)
+        assert isinstance(answer, Failed)
+    assert world.told()[-1] == "Finish"
+    assert not world.thawed()
+    assert world.left() is left
+    lazy = world.migration.summary.lazy
+    assert (lazy and lazy.pages) == (7 if isinstance(answer, Filled) else None)
 
 
 def test_logs_that_cannot_be_kept_do_not_keep_it_frozen(

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
+import platform
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from migrate import source_view
-from migrate.source_view import _shm_used, _size, memory_of, open_connections, tasks
+from migrate.errors import Busy
+from migrate.source_view import (
+    _shm_used,
+    _size,
+    check_here,
+    memory_of,
+    open_connections,
+    tasks,
+    waits_for_pages,
+)
 
 
 def test_tasks_of_a_cgroup_and_those_below(tmp_path: Path) -> None:
@@ -41,6 +54,50 @@ def test_memory_grows_by_what_is_taken() -> None:
     after, _ = memory_of([os.getpid()])
     assert after - before > 16 << 20
     assert len(block) == 32 << 20
+
+
+WAITS = """
+import ctypes, mmap, struct, sys, time
+libc = ctypes.CDLL(None, use_errno=True)
+fd = libc.syscall(323, 1)  # userfaultfd, UFFD_USER_MODE_ONLY
+if fd < 0:
+    sys.exit(3)
+memory = mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+api = ctypes.create_string_buffer(struct.pack("QQQ", 0xAA, 0, 0))
+assert libc.ioctl(fd, ctypes.c_ulong(0xC018AA3F), api) == 0  # UFFDIO_API
+wanted = ctypes.create_string_buffer(struct.pack("QQQQ", start, 4096, 1, 0))
+assert libc.ioctl(fd, ctypes.c_ulong(0xC020AA00), wanted) == 0  # UFFDIO_REGISTER, missing
+print("waits", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_process_that_waits_for_pages() -> None:
+    """A real userfaultfd: what the kernel says of it is what counts."""
+    if platform.machine() != "x86_64":
+        pytest.skip("the numbers of the system calls are x86_64's")
+    assert not waits_for_pages([os.getpid()])
+    with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE) as waiting:
+        try:
+            assert waiting.stdout
+            if not waiting.stdout.readline():
+                pytest.skip("this kernel has no userfaultfd for us")
+            assert waits_for_pages([os.getpid(), waiting.pid])
+        finally:
+            waiting.kill()
+    assert not waits_for_pages([waiting.pid])
+
+
+def test_no_move_while_pages_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_view, "findings", lambda here: [])
+    monkeypatch.setattr(source_view, "waits_for_pages", lambda pids: True)
+    view: Any = SimpleNamespace(
+        target=SimpleNamespace(pid=1, freezer=None), spec=SimpleNamespace(name="app")
+    )
+    here: Any = None
+    with pytest.raises(Busy, match="`app` is still being filled in"):
+        check_here(here, view, "close")
 
 
 def test_the_writable_layer_is_measured_in_blocks(tmp_path: Path) -> None:

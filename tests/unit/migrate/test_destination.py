@@ -1,0 +1,108 @@
+"""migrate.destination: commit, and the memory that comes after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from migrate import destination as destination_module
+from migrate.destination import Destination
+from migrate.errors import MemoryLost, RestoreFailed
+from migrate.journal import OWNED, RUNNING, Header, Journal
+from migrate.protocol import Filled
+from transport.errors import StreamCorrupt
+
+SESSION = "5" * 16
+
+
+class World:
+    """A destination that has restored a container, and holds it; `log` has what it does next."""
+
+    def __init__(self, top: Path) -> None:
+        self.log: list[str] = []
+        self.fail: dict[str, Exception] = {}
+        facts: Any = None
+        self.destination = made = Destination(facts)
+        made.begun = self.any(session=SESSION, spec=self.any(restart_policy={"Name": "no"}))
+        made.placement = self.any(remove=[])
+        self.journal = made.journal = Journal.create(
+            Header(SESSION, "destination", "c" * 64, "app", "hosta", 0.0), top / "journal"
+        )
+        made.container, made._init, made._restored = "new", 77, True
+        made._held = self.any(
+            say=lambda word: self.does(f"say {word}")(), forget=self.does("forget"),
+            wait=lambda event, timeout: self.does(event)(), times={}, close=self.does("let go"),
+        )  # fmt: skip
+        made._incoming = self.any(
+            commit=lambda pid: self.does(f"commit {pid}")(),
+            filled=self.does("filled", Filled(pages=3, seconds=0.5)),
+            release=self.does("release"), close=self.does("close"),
+        )  # fmt: skip
+        made._applier = self.any(close=self.does("applier"))
+        self.base = top / "sessions" / SESSION
+        self.base.mkdir(parents=True)
+
+    def any(self, **fields: Any) -> Any:
+        return SimpleNamespace(**fields)
+
+    def does(self, name: str, value: Any = None) -> Callable[[], Any]:
+        def body() -> Any:
+            self.log.append(name)
+            if name in self.fail:
+                raise self.fail[name]
+            return value
+
+        return body
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(destination_module, "RUN", tmp_path)
+    return World(tmp_path)
+
+
+def test_somebody_watches_over_its_memory_before_it_runs(world: World) -> None:
+    running = world.destination.commit()
+    assert running.container == "new"
+    assert world.log == ["commit 77", "say commit", "running"]
+    assert world.journal.phases == [OWNED]
+    with pytest.raises(StreamCorrupt):
+        world.destination.commit()
+
+
+def test_it_does_not_run_when_its_memory_would_never_come(world: World) -> None:
+    world.fail["commit 77"] = RestoreFailed("the server is gone")
+    with pytest.raises(RestoreFailed):
+        world.destination.commit()
+    assert world.log == ["commit 77"]
+    assert not world.destination.running
+    world.destination.rollback()  # as the agent does it
+    assert "let go" in world.log
+    assert not world.journal.path.exists()
+
+
+def test_the_end_waits_for_the_memory(world: World) -> None:
+    with pytest.raises(StreamCorrupt):
+        world.destination.finish()
+    world.destination.commit()
+    world.destination.settle()
+    world.log.clear()
+    assert world.destination.finish() == Filled(pages=3, seconds=0.5)
+    assert world.log == ["forget", "filled", "applier", "close", "release"]
+    assert world.journal.phases == [OWNED, RUNNING]
+    assert not world.base.exists()
+    assert not world.journal.path.exists()
+
+
+def test_memory_that_never_comes_leaves_nothing_behind(world: World) -> None:
+    world.destination.commit()
+    world.fail["filled"] = MemoryLost("the server is gone")
+    with pytest.raises(MemoryLost):
+        world.destination.finish()
+    assert world.log[-1] == "release"
+    assert not world.base.exists()
+    assert not world.journal.path.exists()
