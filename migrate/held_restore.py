@@ -39,6 +39,7 @@ class HeldRestore:
         self._work = work
         self._options = tuple(options)
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._heard: dict[str, dict[str, Any]] = {}  # while another event was waited for
         self.times: dict[str, float] = {}  # when an event was heard, of time.monotonic
         self._listener: socket.socket | None = None
         self._supervisor: socket.socket | None = None
@@ -100,12 +101,17 @@ class HeldRestore:
             raise RestoreFailed(f"the restore's supervisor is gone: {problem.strerror}") from None
 
     def wait(self, event: str, timeout: float) -> dict[str, Any]:
-        """Wait up to `timeout` seconds for an event, skipping others.
+        """Wait up to `timeout` seconds for an event; others that come meanwhile are kept.
+
+        Two threads tell of them: on a busy host `docker start` may return before the supervisor's
+        own word that it runs is heard.
 
         Raises RestoreFailed with the reason when the restore fails instead.
         """
         deadline = time.monotonic() + timeout
         while True:
+            if event in self._heard:
+                return self._heard.pop(event)
             try:
                 heard = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
@@ -118,6 +124,7 @@ class HeldRestore:
             if heard["event"] == "gone" and event != "started":
                 # dockerd's own reason says more, if it comes.
                 deadline = min(deadline, time.monotonic() + 5)
+            self._heard[heard["event"]] = heard
 
     def close(self) -> None:
         """Let go of the supervisor; one that was not told `commit` gives up."""

@@ -14,6 +14,8 @@ from tests.e2e.world import World, assert_continuous, eventually, numbers
 from tests.e2e.world import world as make_world
 from tests.lab.host import LabHost
 
+pytestmark = pytest.mark.timeout(200)
+
 
 @pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
