@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e import test_crash as crash
 from tests.e2e.world import ADDRESS, NETWORK, SUBNET, World, eventually
 from tests.e2e.world import world as make_world
 from tests.lab.host import LabHost
@@ -232,3 +233,48 @@ def test_dockerd_restarts_on_both_sides(world: World) -> None:
     world.a.wait_for_docker()
     time.sleep(1)
     assert end(world, client)["replies"] > 100
+
+
+@pytest.mark.parametrize(
+    ("victim", "phase"),
+    [("source", "freeze"), ("source", "commit-sent"), ("source", "confirmed"), ("agent", "owned")],
+)
+def test_killed_in_the_middle_the_connection_goes_on(world: World, victim: str, phase: str) -> None:
+    """There, or here: the forward is in force exactly when the container runs at b."""
+    start(world, *SERVER, publish=f"{PUBLISHED}:{PORT}")
+    client = connect(world)
+    moving = world.a.popen(["migrate", "move", "server", "b", "--json"])
+    host, role, pattern = {
+        "source": (world.a, "source", "migrate mov[e] server"),
+        "agent": (world.b, "destination", "migrate agen[t]"),
+    }[victim]
+    crash.wait_for_phase(host, role, phase, moving)
+    crash.kill(host, pattern)
+    moving.communicate(timeout=60)
+    crash.settle(world)
+    time.sleep(1)
+    assert end(world, client)["replies"] > 20
+    at_b = world.state(world.b, "server") == "running"
+    assert at_b != (world.state(world.a, "server") == "running")
+    listed = world.a.run(["migrate", "forward", "list"]).stdout
+    assert ("passed on to b" in listed) == at_b
+    if not at_b:
+        assert rules(world.a) == ""
+    world.assert_clean()
+
+
+def test_ten_clients_on_a_link_that_loses(world: World) -> None:
+    start(world, *SERVER, publish=f"{PUBLISHED}:{PORT}")
+    connect(world).kill()
+    world.lab.switch.loss(world.b.netns, 0.5)
+    argv = ["python3", "/root/tcp_client.py", world.a.address, str(PUBLISHED), "--interval", "20",
+            "--seconds", "9"]  # fmt: skip
+    try:
+        clients = [spoken(world.client.popen(argv)) for _ in range(10)]
+        world.migrate(world.a, "server", world.b)
+        world.migrate(world.b, "server", world.a)
+        reports = [json.loads(client.communicate(timeout=60)[0]) for client in clients]
+    finally:
+        world.lab.switch.loss(world.b.netns, None)
+    assert [report["errors"] for report in reports] == [[]] * 10
+    assert len({report["nonce"] for report in reports}) == 1
