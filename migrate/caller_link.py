@@ -89,6 +89,8 @@ class CallerLink(AgentLink):
         self._streams = streams
         self.description = name
         self.peer = CALLER + name
+        # sshd(8); sudo does not pass it on: then no way for clients can be laid.
+        self.address = os.environ.get("SSH_CONNECTION", "").partition(" ")[0] or None
         self.channel = InterruptibleChannel(streams, streams.write)
 
     def __enter__(self) -> Self:

@@ -123,7 +123,7 @@ class Migration:
             self._explain(
                 self.network.decide(
                     view, here, greeting.facts, here_id=host_id(), there_id=greeting.host_id,
-                    name=self.options.host, address=self.link.address,
+                    name=self.options.host.removeprefix(CALLER), address=self.link.address,
                 )
             )  # fmt: skip
             self.journal = self._begin_journal(view, greeting.host_id)

@@ -13,7 +13,7 @@ from migrate import destination as destination_module
 from migrate.destination import Destination
 from migrate.errors import MemoryLost, RestoreFailed
 from migrate.journal import OWNED, RUNNING, Header, Journal
-from migrate.protocol import Filled
+from migrate.messages import Filled
 from transport.errors import StreamCorrupt
 
 SESSION = "5" * 16

@@ -14,9 +14,9 @@ import pytest
 from migrate import incoming as incoming_module
 from migrate.errors import MemoryLost, RestoreFailed
 from migrate.incoming import IMAGES_SLACK, Incoming
+from migrate.messages import Filled, SmallFile, SmallFiles
 from migrate.page_batch import LITERAL, PageRun, encode
 from migrate.pagemap import PE_LAZY, PE_PRESENT, Entry, write
-from migrate.protocol import Filled, SmallFile, SmallFiles
 from tests.unit.migrate.criu_reader import eager, filled_in
 from tests.unit.migrate.lazy_server import Server, init, server
 from tests.unit.migrate.store_lab import SEED, page

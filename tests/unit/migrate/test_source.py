@@ -24,7 +24,7 @@ from migrate.errors import (
 )
 from migrate.freeze import FrozenPart
 from migrate.journal import COMMIT_SENT, CONFIRMED, Header, Journal
-from migrate.messages import Abandon, Done, Ready, Running
+from migrate.messages import Abandon, Done, Failed, Filled, Ready, Running
 from migrate.move_options import Options
 from migrate.page_compare import Tally
 from migrate.progress import Progress
