@@ -79,8 +79,8 @@ def begin(world: World, *options: str) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def starved(host: LabHost, pattern: str) -> Iterator[None]:
-    """Give a program of a host next to no CPU: half a percent.
+def starved(host: LabHost, pattern: str) -> Iterator[Path]:
+    """Give a program of a host next to no CPU: half a percent; gives its cpu cgroup.
 
     (Not SIGSTOP: after it criu lazy-pages gives up, as its epoll_wait says EINTR.)
     """
@@ -90,7 +90,7 @@ def starved(host: LabHost, pattern: str) -> Iterator[None]:
         (cgroup / "cpu.cfs_period_us").write_text("200000")
         (cgroup / "cpu.cfs_quota_us").write_text("1000")
         host.sh(f"pgrep -f '{pattern}' > {cgroup}/cgroup.procs")
-        yield
+        yield cgroup
     finally:
         (cgroup / "cpu.cfs_quota_us").write_text("-1")
         eventually(lambda: not (cgroup / "cgroup.procs").read_text(), "it does not end")
@@ -207,7 +207,7 @@ def test_the_way_back_costs_little(world: World) -> None:
 @pytest.mark.parametrize(("victim", "code"), [(SCANNER, 50), (AGENT, 51), (MOVING, -9)])
 def test_killed_in_the_rounds(world: World, victim: str, code: int) -> None:
     """It runs on at the source as if nothing had been."""
-    start(world, 24, 1)
+    start(world, 8, 1)
     moving = begin(world)
     kill(world.b if victim == AGENT else world.a, victim)
     out, err = moving.communicate(timeout=60)
@@ -239,11 +239,12 @@ def test_the_server_of_pages_is_killed(world: World) -> None:
 
 def test_the_agent_is_killed_while_memory_is_filled_in(world: World) -> None:
     """That goes on without it. Until it is done, the container cannot be moved on."""
-    start(world, 24, 1)
+    start(world, 48, 1)
     moving = begin(world, "--restore", "lazy", "--keep")
     assert wait_for_phase(world.b, "destination", "restored", moving)
-    with starved(world.b, SERVER):
+    with starved(world.b, SERVER) as cgroup:
         assert wait_for_phase(world.a, "source", "confirmed", moving)
+        (cgroup / "cpu.cfs_period_us").write_text("1000000")  # it must last for what follows
         kill(world.b, AGENT)
         out, err = moving.communicate(timeout=60)
         assert moving.returncode == 0, (out, err)
