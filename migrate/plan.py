@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from migrate.candidates import Immovable
 from migrate.host_facts import HostFacts
 from migrate.pairing import Candidate, Fit, Host, fit, take_in
-from migrate.placement import DestinationView
+from migrate.placement import DestinationView, plan_image
 from migrate.progress import human
 from transport.errors import Failure
 
@@ -24,7 +24,10 @@ GUEST = 0.02  # what each guest counts against a host: spread, one host's loss t
 
 @dataclass(frozen=True)
 class Move:
-    """`after`: those that must have come before it. `refused`: why other hosts cannot take it."""
+    """`after`: those that must have come before it. `refused`: why other hosts cannot take it.
+
+    `image`: the one that the host did not have when it was asked, "" when it had.
+    """
 
     name: str
     host: str
@@ -32,6 +35,7 @@ class Move:
     after: tuple[str, ...] = ()
     project: str = ""
     size: int = 0
+    image: str = ""
     warnings: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
 
@@ -169,10 +173,12 @@ class Planner:
         refused: Mapping[str, str],
     ) -> Move:  # fmt: skip
         project = [o for o in self._candidates.values() if one.project and o.project == one.project]
+        missing, _ = plan_image(one.spec.image, self._empty[host].images)
         return Move(
             name=one.name, host=host, why=why, after=_after(one, _by_dependency(project)),
             project=one.project, size=one.usage.images + one.usage.files,
-            warnings=placed.warnings, refused=refused,
+            image=one.spec.image.id if missing.send else "", warnings=placed.warnings,
+            refused=refused,
         )  # fmt: skip
 
 

@@ -125,15 +125,24 @@ class Schedule:
         begun: list[Job] = []
         slots = self._parallel - self._count("running")
         for job in self.jobs.values():
-            if len(begun) < slots and job.state == "waiting" and job.not_before <= now:
-                before = [self.jobs[name] for name in job.move.after if name in self.jobs]
-                if all(one.over for one in before):
-                    begun.append(job)
-        for job in begun:
-            job.state = "running"
-            job.tries += 1
-            job.attempts += 1
+            if len(begun) < slots and job.state == "waiting" and self._may_begin(job, now):
+                job.state = "running"
+                job.tries += 1
+                job.attempts += 1
+                begun.append(job)
         return begun
+
+    def _may_begin(self, job: Job, now: float) -> bool:
+        before = [self.jobs[name] for name in job.move.after if name in self.jobs]
+        if job.not_before > now or not all(one.over for one in before):
+            return False
+        # One takes the image along; those that follow find it there.
+        same = [
+            one.state for one in self.jobs.values()
+            if job.move.image and one.move.image == job.move.image
+            and one.move.host == job.move.host
+        ]  # fmt: skip
+        return MOVED in same or "running" not in same
 
     def next_time(self, now: float) -> float | None:
         """When something will be ready although nothing has ended; None: never."""

@@ -151,7 +151,7 @@ def test_a_lost_host_gets_no_further_container() -> None:
 
 def test_a_host_that_is_lost_is_lost_for_those_on_their_way_too() -> None:
     pair = [candidate("a", memory=50), candidate("b", memory=60)]
-    schedule = of([host("x"), host("y", memory=250)], pair)
+    schedule = of([host("x", images=("app",)), host("y", memory=250)], pair)
     a, b = schedule.ready(0.0)
     assert a.move.host == b.move.host == "x"
     schedule.ended(a.name, failure(21), 0.0)
@@ -183,6 +183,22 @@ def test_stop_leaves_what_has_not_begun() -> None:
     assert states(schedule) == {"a": "running", "b": LEFT}
     schedule.ended("a", failure(130), 0.0)
     assert states(schedule) == {"a": LEFT, "b": LEFT}
+
+
+def test_an_image_is_sent_once_to_each_host() -> None:
+    schedule = of([host("x")], [candidate(name, image=5) for name in "abc"], parallel=3)
+    (first,) = schedule.ready(0.0)
+    assert schedule.ready(0.0) == []
+    schedule.ended(first.name, failure(12), 0.0)  # it did not get there: another one takes it along
+    (second,) = [job for job in schedule.ready(0.0) if job is not first]
+    schedule.ended(second.name, Result(0), 0.0)
+    assert len(schedule.ready(5.0)) == 2
+
+
+def test_an_image_that_is_there_holds_nobody_up() -> None:
+    hosts = [host("x", images=("app",))]
+    schedule = of(hosts, [candidate(name, image=5) for name in "abc"], parallel=3)
+    assert len(schedule.ready(0.0)) == 3
 
 
 # -- projects -------------------------------------------------------------------------------------
