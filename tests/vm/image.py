@@ -53,7 +53,7 @@ Before=sysinit.target
 [Service]
 Type=oneshot
 RemainAfterExit=yes
-ExecStart=tar -C / -xf /dev/nvme1n1
+ExecStart=tar -C / -xf /dev/vda
 ExecStart=sh /etc/vm/network
 [Install]
 WantedBy=sysinit.target
@@ -61,7 +61,7 @@ WantedBy=sysinit.target
 FILES = {
     "etc/systemd/system/vm-seed.service": SEED_UNIT,
     "etc/fstab": "",
-    "etc/modules-load.d/vm.conf": "virtio_net\n",
+    "etc/modules-load.d/vm.conf": "virtio_net\nvirtio_blk\n",
     "etc/ssh/sshd_config.d/vm.conf": "UseDNS no\nMaxSessions 100\nHostKey "
     "/etc/ssh/ssh_host_ed25519_key\n",
     "etc/systemd/journald.conf.d/vm.conf": "[Journal]\nStorage=volatile\n",
