@@ -3,8 +3,8 @@
     ./demo [--back] [--keep]
 
 Sets up three hosts on this machine (namespaces, see tests/lab): a and b with Docker and `migrate`,
-and player, from where a player joins the game. Then `migrate quake b` on host a, and a look at
-whether it is still the same game. Exit code 0: it is.
+and player, from where a player joins the game by the port published on a, and stays there. Then
+`migrate quake b` on host a, and a look at whether it is still the same game. Exit code 0: it is.
 """
 
 from __future__ import annotations
@@ -21,11 +21,9 @@ from types import FrameType
 from examples.quake.q3oob import Status
 from migrate.run import Result
 from tests.e2e.quake_world import (
-    ADDRESS,
     MARK,
     NAME,
     SCRIPT,
-    SERVER,
     Figures,
     MoveFailed,
     QuakeWorld,
@@ -97,11 +95,8 @@ def play(back: bool, keep: bool) -> int:
         say("\n".join([host_line(a), host_line(b), f"  player {world.player_host.address}"]))
         world.start_server(a)
         world.mark("migrate")
-        say(f"OpenArena's server runs as container `{NAME}` on a, at {SERVER}.")
-        say(
-            "The player reaches it through host a, and through b after the move. This demo switches"
-        )
-        say("the route; with issue #4 the tool will.")
+        say(f"OpenArena's server runs as container `{NAME}` on a, with -p {world.publish}.")
+        say(f"The player connects to a, {world.server}, and stays there.")
         say()
         player = world.player()
         before = world.status()
@@ -112,19 +107,19 @@ def play(back: bool, keep: bool) -> int:
         after = world.status()
         same = show(before, after, player.stop(), 2 if back else 1)
         if keep:
-            look_around(a if back else b)
+            look_around(world, a if back else b)
     return 0 if same else 1
 
 
-def look_around(owner: LabHost) -> None:
+def look_around(world: QuakeWorld, owner: LabHost) -> None:
     python = os.path.relpath(sys.executable)
     lab = f"{python} -m tests.lab"
     say(f"""
-The hosts stay up. The server ({ADDRESS}) is on {owner.name} now. From this directory:
+The hosts stay up. The server is on {owner.name} now. From this directory:
   {lab} exec {LAB} {owner.name} docker ps
   {lab} exec {LAB} {owner.name} bash
-  {lab} exec {LAB} player python3 {SCRIPT} status {SERVER}
-  {lab} exec {LAB} player python3 {SCRIPT} play {SERVER} --seconds 20
+  {lab} exec {LAB} player python3 {SCRIPT} status {world.server}
+  {lab} exec {LAB} player python3 {SCRIPT} play {world.server} --seconds 20
   {lab} down {LAB}      ends it and leaves nothing""")
 
 

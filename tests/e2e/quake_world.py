@@ -1,18 +1,16 @@
 """The DockerCon demo on the lab: a Quake 3 server on host a, and somebody who plays on it.
 
-Shared by examples/quake/demo.py and test_quake.py. The player talks to the container's own address,
-which stays the same; that the way there leads to the other host afterwards is not the tool's
-business yet (issue #4 will make it so), so `move` re-points the player's route itself.
+Shared by examples/quake/demo.py and the tests. The server's port is published on host a, and the
+player connects there, wherever the server runs: nothing on the way is switched from here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -22,8 +20,6 @@ import msgspec
 from examples.quake.build_image import PORT, build, command
 from examples.quake.q3oob import Status
 from examples.quake.q3player import PlayerStats
-from migrate.journal import CONFIRMED
-from migrate.journal import DIRECTORY as JOURNALS
 from migrate.run import Result
 from tests.lab.host import HostSpec, LabHost
 from tests.lab.images import import_image
@@ -34,8 +30,7 @@ IMAGE = "quake"
 NETWORK = "arena"
 SUBNET = "10.88.0.0/24"
 ADDRESS = "10.88.0.10"
-SERVER = f"{ADDRESS}:{PORT}"
-OUTSIDE = 27999  # the port on host a, where it is published
+CLIENTS = 16  # players that the server takes in, the bots too
 PASSWORD = "migrate"
 MARK = "moved_by"
 """A setting that only the running server knows: made by rcon, in no file."""
@@ -60,8 +55,8 @@ class Figures(PlayerStats):
 class Player:
     """A player in the game, as a process on the lab host `player`."""
 
-    def __init__(self, host: LabHost, *options: str, server: str = SERVER, number: int = 0) -> None:
-        """`number`: tells players of one host apart."""
+    def __init__(self, host: LabHost, server: str, *options: str, number: int = 0) -> None:
+        """`server`: address:port; `number`: tells players of one host apart."""
         self._host = host
         self._pid_file = f"{PID_FILE}.{number}"
         # A pid file: nsenter forks, so its own pid is not the one that a signal must go to.
@@ -84,48 +79,33 @@ class Player:
 class QuakeWorld:
     """Hosts a and b with Docker and `migrate`, `player` with neither; the server's container.
 
-    `server`: where its players reach it.
+    `server`: where its players reach it, always; `publish`: its port there, as for `docker run`.
     """
 
-    server = SERVER
-    publish: tuple[str, ...] = ()
-    clients = 8
-
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, outside: int = PORT) -> None:
+        """`outside`: the port of host a that is the server's."""
         self.lab = lab
         self.a, self.b, self.player_host = lab["a"], lab["b"], lab["player"]
+        self.server = f"{self.a.address}:{outside}"
+        self.publish = f"{outside}:{PORT}/udp"
 
     # -- making it -------------------------------------------------------------------------------
 
     def prepare(self) -> None:
-        """The image and the network on host a alone; routes; the player's program."""
+        """The image and the network on host a alone; the player's program."""
         with tempfile.TemporaryDirectory() as scratch:
             import_image(self.a, build(Path(scratch) / "quake.tar"), IMAGE)
-        self.make_network()
+        self.a.run(["docker", "network", "create", "--subnet", SUBNET, NETWORK])
         for file in (EXAMPLES / "__init__.py", *EXAMPLES.glob("quake/q3*.py")):
             inside = Path("/opt/q3/examples", file.relative_to(EXAMPLES))
             self.player_host.write(str(inside), file.read_text())
         self.player_host.write("/opt/q3/examples/quake/__init__.py", "")
 
-    def make_network(self) -> None:
-        """The container's network on host a, to be reached by routes."""
-        # Docker >= 28 drops what is routed straight to a container, unless told otherwise. And no
-        # masquerading: the restored server speaks first, and its player would not know the sender.
-        self.a.run(
-            ["docker", "network", "create", "--subnet", SUBNET,
-             "-o", "com.docker.network.bridge.gateway_mode_ipv4=nat-unprotected",
-             "-o", "com.docker.network.bridge.enable_ip_masquerade=false", NETWORK],
-        )  # fmt: skip
-        for host in (self.a, self.b):
-            for way in ("-s", "-d"):  # Docker's policy for forwarded packets is DROP
-                host.run(["iptables", "-I", "DOCKER-USER", way, SUBNET, "-j", "ACCEPT"])
-
     def start_server(self, host: LabHost) -> None:
         """`docker run` on a host, and wait until the game has begun."""
-        self.route(host)
-        game = command(rcon_password=PASSWORD, clients=self.clients)
+        game = command(rcon_password=PASSWORD, clients=CLIENTS)
         host.run(["docker", "run", "-d", "--name", NAME, "--network", NETWORK, "--ip", ADDRESS,
-                  *self.publish, IMAGE, *game])  # fmt: skip
+                  "-p", self.publish, IMAGE, *game])  # fmt: skip
         self.wait_for_game()
 
     def wait_for_game(self) -> None:
@@ -143,8 +123,11 @@ class QuakeWorld:
         self.wait_for_game()
 
     def remove_server(self) -> None:
+        """And whatever leads to it."""
         for host in (self.a, self.b):
             host.run(["docker", "rm", "-f", NAME], check=False)
+        for host in (self.a, self.b):
+            host.run(["migrate", "forward", "remove", NAME], check=False)
 
     # -- asking ----------------------------------------------------------------------------------
 
@@ -157,19 +140,15 @@ class QuakeWorld:
         self._q3("rcon", PASSWORD, "sets", MARK, text, check=True)
 
     def player(self, *options: str) -> Player:
-        return Player(self.player_host, *options, server=self.server)
+        return Player(self.player_host, self.server, *options)
 
     def _q3(self, what: str, *rest: str, check: bool = False) -> Result:
         return self.player_host.run(["python3", SCRIPT, what, self.server, *rest], check=check)
 
     # -- moving ----------------------------------------------------------------------------------
 
-    def route(self, via: LabHost) -> None:
-        """The player reaches the container's network through this host."""
-        self.player_host.run(["ip", "route", "replace", SUBNET, "via", via.address])
-
     def move(self, source: LabHost, to: LabHost, *, live: bool = False) -> str:
-        """`migrate quake HOST` on `source`; the route follows at commit. Raises MoveFailed.
+        """`migrate quake HOST` on `source`. Raises MoveFailed.
 
         `live`: its output goes where ours does. Else it is called with --json, and given back.
         """
@@ -178,50 +157,14 @@ class QuakeWorld:
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
         )
-        routed = False
         try:
-            while process.poll() is None:
-                if not routed and committed(source):
-                    self.route(to)
-                    routed = True
-                time.sleep(0.005)
             out, err = process.communicate()
         finally:
             if process.poll() is None:
                 process.wait(timeout=60)  # it got the same Ctrl-C and undoes what it did
         if process.returncode != 0:
             raise MoveFailed(f"migrate ended with {process.returncode}: {out or ''}{err or ''}")
-        if not routed:
-            self.route(to)
         return out or ""
-
-
-class PublishedWorld(QuakeWorld):
-    """The same with nothing made by hand: a network as anybody makes it, and a port published on
-    host a, by which players come also while the server runs elsewhere."""
-
-    publish = ("-p", f"{OUTSIDE}:{PORT}/udp")
-    clients = 16
-
-    def __init__(self, lab: Lab) -> None:
-        super().__init__(lab)
-        self.server = f"{self.a.address}:{OUTSIDE}"
-
-    def make_network(self) -> None:
-        self.a.run(["docker", "network", "create", "--subnet", SUBNET, NETWORK])
-
-    def route(self, via: LabHost) -> None:
-        """The tool's business."""
-
-
-def committed(source: LabHost) -> bool:
-    """Whether a migration from this host has been confirmed by the other one: see its journal."""
-    mark = json.dumps(CONFIRMED).encode()
-    for journal in source.path(str(JOURNALS)).glob("*.source.jsonl"):
-        with contextlib.suppress(FileNotFoundError):  # it goes when the migration has ended
-            if mark in journal.read_bytes():
-                return True
-    return False
 
 
 def lost_outside(timeline: Sequence[tuple[float, int, int]], moves: int) -> int:
@@ -259,10 +202,10 @@ def quake_lab(
     *,
     keep: bool = False,
     flavours: tuple[str, str] = ("trixie", "forky"),
-    kind: Callable[[Lab], QuakeWorld] = QuakeWorld,
+    outside: int = PORT,
 ) -> Iterator[QuakeWorld]:
     """The lab with everything but the server in it. `keep`: it is not ended (unless it fails to
-    come up). `flavours`: of hosts a and b."""
+    come up). `flavours`: of hosts a and b; `outside`: the port that is published."""
     lab = Lab.up(
         name,
         [
@@ -272,7 +215,7 @@ def quake_lab(
         ],
     )
     try:
-        made = kind(lab)
+        made = QuakeWorld(lab, outside)
         made.prepare()
         yield made
     finally:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import subprocess
 import time
 from typing import Any
 
+from migrate.journal import CONFIRMED
+from migrate.journal import DIRECTORY as JOURNALS
 from tests.bench.peers.base import NAME, Moved, Switch
 from tests.bench.peers.dockerway import ADDRESS, DockerWay, create_words
 from tests.bench.plan import Workload
 from tests.bench.world import BenchError, BenchWorld
-from tests.e2e.quake_world import committed
 from tests.lab.host import LabHost
 
 
@@ -58,6 +60,16 @@ class MigrateWay(DockerWay):
         for host in (self.world.a, self.world.b):
             # What a failed move left must not fail the next one.
             host.sh("rm -rf /var/lib/migrate/journal/* /run/migrate/pending/*", check=False)
+
+
+def committed(source: LabHost) -> bool:
+    """Whether a migration from this host has been confirmed by the other one: see its journal."""
+    mark = json.dumps(CONFIRMED).encode()
+    for journal in source.path(str(JOURNALS)).glob("*.source.jsonl"):
+        with contextlib.suppress(FileNotFoundError):  # it goes when the migration has ended
+            if mark in journal.read_bytes():
+                return True
+    return False
 
 
 def why(out: str, err: str) -> str:
