@@ -160,7 +160,7 @@ def test_a_connection_that_the_container_has_opened(world: World) -> None:
         assert serve.stdout.readline().startswith("listening")
         start(
             world, "python3", "/workloads/tcp_client.py", world.client.address, "7300",
-            "--interval", "5", "--seconds", "12", name="caller", publish=f"{PUBLISHED}:9",
+            "--interval", "5", "--seconds", "20", name="caller", publish=f"{PUBLISHED}:9",
         )  # fmt: skip
         assert f"come {world.a.address}:" in serve.stdout.readline()  # masqueraded, as ever
         here, there = world.a, world.b
@@ -168,7 +168,9 @@ def test_a_connection_that_the_container_has_opened(world: World) -> None:
             world.migrate(here, "caller", there)
             here, there = there, here
             time.sleep(0.3)
-        eventually(lambda: world.state(world.b, "caller") == "exited", "it does not end")
+        eventually(
+            lambda: world.state(world.b, "caller") == "exited", "it does not end", timeout=40
+        )
         report = json.loads(world.logs(world.b, "caller")[-1])
         assert not report["errors"], report
         assert report["replies"] > 200
@@ -268,7 +270,7 @@ def test_ten_clients_on_a_link_that_loses(world: World) -> None:
     connect(world).kill()
     world.lab.switch.loss(world.b.netns, 0.5)
     argv = ["python3", "/root/tcp_client.py", world.a.address, str(PUBLISHED), "--interval", "20",
-            "--seconds", "9"]  # fmt: skip
+            "--seconds", "20"]  # fmt: skip
     try:
         clients = [spoken(world.client.popen(argv)) for _ in range(10)]
         world.migrate(world.a, "server", world.b)
