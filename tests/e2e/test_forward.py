@@ -224,7 +224,7 @@ def test_a_failed_move_leaves_no_rule_and_no_hiccup(world: World) -> None:
     assert rules(world.a) == ""
 
 
-def test_dockerd_restarts_on_both_sides(world: World) -> None:
+def test_dockerd_restarts_at_the_anchor(world: World) -> None:
     start(world, *SERVER, publish=f"{PUBLISHED}:{PORT}")
     client = connect(world)
     world.migrate(world.a, "server", world.b)
@@ -280,3 +280,33 @@ def test_ten_clients_on_a_link_that_loses(world: World) -> None:
         world.lab.switch.loss(world.b.netns, None)
     assert [report["errors"] for report in reports] == [[]] * 10
     assert len({report["nonce"] for report in reports}) == 1
+
+
+def test_hooks_are_called_on_the_source_and_told(world: World) -> None:
+    start(world, *SERVER, publish=f"{PUBLISHED}:{PORT}")
+    said = ["--hook", "rollback=echo rollback >>/root/hooks"]
+    for phase in ("prepare", "commit", "confirm"):
+        names = ("PHASE", "CONTAINER_ADDRESS", "PORTS", "DESTINATION_ADDRESS")
+        told = " ".join(f"$MIGRATE_{name}" for name in names)
+        where = "$(docker ps -aqf name=server | wc -l)"
+        said += ["--hook", f"{phase}=echo {told} {where} >>/root/hooks"]
+    world.a.run(["rm", "-f", "/root/hooks"])
+    world.migrate(world.a, "server", world.b, *said)
+    line = f"{ADDRESS} 0.0.0.0:{PUBLISHED}/tcp {world.b.address}"
+    hooks = world.a.run(["cat", "/root/hooks"]).stdout.splitlines()
+    assert hooks == [f"prepare {line} 1", f"commit {line} 1", f"confirm {line} 0"]
+
+
+def test_a_failing_hook_before_commit_stops_it(world: World) -> None:
+    start(world, *SERVER, publish=f"{PUBLISHED}:{PORT}")
+    world.a.run(["rm", "-f", "/root/hooks"])
+    failed = world.try_migrate(
+        world.a, "server", "b", "--hook", "prepare=echo not today >&2; false",
+        "--hook", "rollback=echo $MIGRATE_PHASE >>/root/hooks",
+    )  # fmt: skip
+    assert failed.returncode == 56
+    assert "not today" in failed.stderr
+    assert world.a.run(["cat", "/root/hooks"]).stdout == "rollback\n"
+    assert world.state(world.a, "server") == "running"
+    assert rules(world.a) == ""
+    world.assert_clean()
