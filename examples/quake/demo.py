@@ -58,8 +58,9 @@ def moment(status: Status) -> str:
 
 def show(before: Status, after: Status, seen: Figures, moves: int) -> bool:
     """Print the proof; gives whether it is the same game."""
-    silences = sorted((length for _, length in seen.gaps), reverse=True)[: max(moves, 1)]
-    gaps = " and ".join(f"{length:.0f} ms" for length in silences) or f"{seen.max_gap_ms:.0f} ms"
+    longest = sorted(seen.gaps, key=lambda gap: gap[1])[-max(moves, 1) :]
+    lengths = [length for _, length in sorted(longest)] or [seen.max_gap_ms]
+    gaps = " and ".join(f"{length:.0f} ms" for length in lengths)
     lost = f"{seen.lost_sequences} lost"
     if seen.lost_sequences:
         lost += f" ({lost_outside(seen.timeline, moves)} of them outside of the move)"
