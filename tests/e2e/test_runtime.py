@@ -35,8 +35,10 @@ dumper = Dumper(
     view.target, Path("{IMAGES}"), Path("{WORK}"), tcp="established", streams=streams
 )
 dumper.start()
+dumper._options.lazy_pages = False  # with its memory: no agent brings it
 freeze(view.target.freezer)
 dumper.dump()
+dumper.finish()
 dumper.close()
 thaw(view.target.freezer)
 """
