@@ -29,7 +29,7 @@ SERVERS = (
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Fleet]:
-    with make_fleet("evace2e") as made:
+    with make_fleet("e2eevac") as made:
         for host in made.hosts:
             made.have_image(host)
         yield made
