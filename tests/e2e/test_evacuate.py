@@ -29,7 +29,7 @@ SERVERS = (
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Fleet]:
-    with make_fleet("evace2e") as made:
+    with make_fleet("e2eevac") as made:
         for host in made.hosts:
             made.have_image(host)
         yield made
@@ -191,9 +191,10 @@ def rss(fleet: Fleet, name: str) -> int:
 
 
 def test_two_runs_at_once(fleet: Fleet) -> None:
-    for name in ("count1", "count2"):
-        fleet.start(fleet.a, name, COUNTER)
-    first = fleet.a.popen(["migrate", "evacuate", "b", "c", "--json"])
+    for number in range(6):
+        fleet.start(fleet.a, f"count{number}", COUNTER)
+    # One after the other, so that it still runs when the others come.
+    first = fleet.a.popen(["migrate", "evacuate", "b", "c", "--json", "--parallel", "1"])
     assert wait_for_phase(fleet.a, "source", "header", first)
     began = time.monotonic()
     second = fleet.a.run(["migrate", "evacuate", "b", "c"], check=False)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(200)
 
 @pytest.fixture(scope="module")
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    with make_world("evacf", request.config.getoption("--pair") or "mixed") as made:
+    with make_world("e2efetch", request.config.getoption("--pair") or "mixed") as made:
         yield made
 
 
