@@ -20,8 +20,8 @@ from tests.vm.seed import MTU
 
 BOOT_TIMEOUT = 420.0
 MEMORY = 1536  # MiB
-# Debian 12's QEMU 7.2 panicked the guest with cx16, and emulates the fast string instructions
-# wrongly; without KVM every mitigation costs and protects nobody.
+# Debian 12's QEMU 7.2 panicked the guest with cx16; erms and fsrm promise that string instructions
+# are fast, which emulated ones are not. The kernel's mitigations cost, and protect nobody here.
 CPU = "max,erms=off,fsrm=off,cx16=off"
 KERNEL_LINE = (
     "root=/dev/nvme0n1 rw console=ttyS0 quiet net.ifnames=0 mitigations=off"
