@@ -67,10 +67,12 @@ def criu_reason(log_text: str) -> str:
 def interesting_lines(log_text: str) -> list[str]:
     """What `-v` shows of a CRIU log: errors, warnings, versions, results and times, in order.
 
-    The lines keep CRIU's time stamps.
+    The lines keep CRIU's time stamps. A skeleton dump is complete when it would serve its pages: it
+    is not let (migrate/criu.py), and what CRIU says of that is no failure.
     """
+    complete = log_text.partition("Starting lazy pages server")[0]
     return [
         line
-        for line in (raw.rstrip() for raw in log_text.splitlines())
+        for line in (raw.rstrip() for raw in complete.splitlines())
         if _LINE.match(line) or _SUMMARY.match(_STAMP.sub("", line))
     ]

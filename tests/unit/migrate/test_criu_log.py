@@ -95,3 +95,13 @@ def test_verbose_shows_errors_warnings_and_results_with_their_times() -> None:
     ]
     stats = "Displaying dump stats:\nFrozen time: 812 us\nMemory pages written: 9 (0x9)\n"
     assert interesting_lines(stats) == stats.splitlines()
+
+
+def test_a_skeleton_dump_has_not_failed() -> None:
+    log = (
+        "(00.000100) Dumping processes (pid: 402 comm: sh)\n"
+        "(00.268000) Starting lazy pages server\n"
+        "(00.338000) Error (criu/cr-dump.c:1883): Lazy pages transfer FAILED.\n"
+        "(00.338700) Error (criu/cr-dump.c:1975): Dumping FAILED.\n"
+    )
+    assert interesting_lines(log) == ["(00.000100) Dumping processes (pid: 402 comm: sh)"]
