@@ -107,7 +107,9 @@ def test_there_and_back(world: World) -> None:
     for restore in ("lazy", "eager", "lazy"):
         summary = world.migrate(here, "app", there, "--keep", "--force", "--restore", restore)
         assert len(summary["rounds"]) >= 2
-        assert 0 < summary["final"]["dirty"] < summary["final"]["scanned"] / 4
+        # The child that the workload forks now and then is all new, but a copy of what is there.
+        final = summary["final"]
+        assert 0 < final["dirty"] - final["duplicate"] < final["scanned"] / 4
         assert bool(summary["lazy"]) == (restore == "lazy")
         before = lines(world, here)
         here, there = there, here
