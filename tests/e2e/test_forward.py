@@ -304,7 +304,7 @@ def test_a_failing_hook_before_commit_stops_it(world: World) -> None:
         world.a, "server", "b", "--hook", "prepare=echo not today >&2; false",
         "--hook", "rollback=echo $MIGRATE_PHASE >>/root/hooks",
     )  # fmt: skip
-    assert failed.returncode == 56
+    assert failed.returncode == 57
     assert "not today" in failed.stderr
     assert world.a.run(["cat", "/root/hooks"]).stdout == "rollback\n"
     assert world.state(world.a, "server") == "running"

@@ -40,6 +40,8 @@ class Server(threading.Thread):
                 got, sender = self.socket.recvfrom(100)
             except OSError:
                 return
+            if not got:
+                return
             if got[:1] == b"V":
                 self.socket.sendto(struct.pack("<cQQQ", b"V", 2, 4096, 255), sender)
             elif count < self._left:
@@ -55,7 +57,11 @@ def server() -> Iterator[Server]:
     made = Server()
     made.start()
     yield made
+    # Closed while the thread waits in it, the socket would live on in the kernel, and the thread.
+    made.socket.sendto(b"", made.socket.getsockname())
+    made.join(10)
     made.socket.close()
+    assert not made.is_alive()
 
 
 def probe(out: Path, *words: str) -> subprocess.Popen[str]:

@@ -94,8 +94,12 @@ class GuineaPig:
             return data
 
     def kill(self) -> None:
+        """End it; may be called again."""
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
 
 
 def container(top: Path, *pids: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -37,8 +38,14 @@ def swrk(tmp_path: Path) -> Iterator[Swrk]:
     swrk.close()
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
+def open_files() -> set[str]:
+    """What this process has open: descriptor and file. A thread of an earlier test may end one in
+    between, so what counts is that none is new."""
+    found = set()
+    for descriptor in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # that of the listing itself
+            found.add(f"{descriptor} {os.readlink(f'/proc/self/fd/{descriptor}')}")
+    return found
 
 
 def begin(swrk: Swrk, **fields: Any) -> None:
@@ -147,7 +154,7 @@ def test_an_idle_one_ends_when_it_is_left(swrk: Swrk, stage: Stage) -> None:
     swrk.options()
     swrk.close()
     assert process.returncode == 0
-    assert open_files() == before
+    assert open_files() <= before
     assert stage.heard() == ["the other end is closed"]
     swrk.close()
 
@@ -189,7 +196,7 @@ def test_what_is_missing_is_said(swrk: Swrk, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(CriuUnfit, match="criu is not installed"):
         swrk.start()
-    assert open_files() == before
+    assert open_files() <= before
 
 
 def test_no_other_child_holds_the_conversation_open(swrk: Swrk, stage: Stage) -> None:

@@ -96,7 +96,7 @@ def _tunnel(transport: paramiko.Transport, sock: socket.socket) -> None:
         with contextlib.suppress(OSError, EOFError):
             while data := sock.recv(65536):
                 channel.sendall(data)
-        channel.close()
+            channel.close()
 
     _start(back)
     with contextlib.suppress(OSError):
