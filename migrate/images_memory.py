@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from migrate.page_batch import PAGE
-from migrate.page_compare import BLOCK_PAGES
+from migrate.page_compare import AREA_PAGES
 from migrate.pagemap import PE_PRESENT, Entry
 from transport.errors import StreamCorrupt
 
@@ -23,7 +23,7 @@ def image_pages(
     entries: Iterable[Entry],
     share: Callable[[int, int], Iterable[tuple[int, int]]] = lambda page, count: [(page, count)],
 ) -> Iterator[tuple[int, memoryview]]:
-    """The present pages of a pagemap: (page number, content), within blocks of 64 KiB.
+    """The present pages of a pagemap: (page number, content), within areas of 1 MiB.
 
     `path`: its pages image, in which they follow each other in the order of the entries
     (criu/page-xfer.c); `share`: the parts of a range that are wanted. A view is only good until
@@ -42,7 +42,7 @@ def image_pages(
             for page, count in share(entry.page, entry.count):
                 end = page + count
                 while page < end:
-                    length = min(BLOCK_PAGES - page % BLOCK_PAGES, end - page)
+                    length = min(AREA_PAGES - page % AREA_PAGES, end - page)
                     at = offset + (page - entry.page) * PAGE
                     yield page, view[at : at + length * PAGE]
                     page += length

@@ -1,8 +1,9 @@
 """What of the memory is new to the destination: the comparison with what was sent before.
 
-Runs in the scanner processes (migrate/scanner.py). Memory is hashed in blocks of 64 KiB, at memory
-speed; the pages of a block only when the block has changed. Nothing of the content is kept here but
-digests (about 0.6 % of the memory).
+Runs in the scanner processes (migrate/scanner.py). Memory is hashed in areas of 1 MiB, at memory
+speed; the blocks of 64 KiB of an area only when the area has changed, and the pages of a block only
+when the block has: what Python does per block would cost more than reading it. Nothing of the
+content is kept here but digests (about 0.6 % of the memory).
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from migrate.page_batch import CACHED, COPY, DIGEST, LITERAL, PAGE, ZERO, PageRu
 
 BLOCK_PAGES = 16
 BLOCK = BLOCK_PAGES * PAGE
-FULL = (1 << BLOCK_PAGES) - 1
+AREA_BLOCKS = 16
+AREA_PAGES = AREA_BLOCKS * BLOCK_PAGES
+AREA = AREA_BLOCKS * BLOCK
+FULL_AREA = (1 << AREA_PAGES) - 1
 BATCH_LITERALS = 256  # pages of content that travel in one batch
 BATCH_RUNS = 512
 # Entries of the index of contents, about 130 bytes each; what is beyond is sent as it is.
@@ -118,6 +122,9 @@ class Comparer:
         # object -> block number -> digest of the block (b"" when not all of it was seen at once),
         # digests of its pages, which of them the destination has
         self._known: dict[int, dict[int, tuple[bytes, bytes, int]]] = {}
+        # object -> area number -> digest of the area, of which the destination has every page
+        self._areas: dict[int, dict[int, bytes]] = {}
+        # object -> area number -> which of its pages were read in this round
         self._seen: dict[int, dict[int, int]] = {}
         self._places: dict[bytes, tuple[int, int]] = {}
 
@@ -136,33 +143,50 @@ class Comparer:
     def forget(self, number: int) -> None:
         """An address space has gone."""
         self._known.pop(number, None)
+        self._areas.pop(number, None)
         self._seen.pop(number, None)
 
     # -- scanning --------------------------------------------------------------------------------
 
-    def block(self, number: int, block: int, content: memoryview) -> None:
-        """A whole block of 64 KiB: pages 16 * block and on of the object."""
-        known = self._known.setdefault(number, {})
-        now = xxhash.xxh3_128_digest(content, seed=self.seed)
-        before = known.get(block)
-        self.tally.scanned += BLOCK_PAGES
-        self._seen.setdefault(number, {})[block] = FULL
-        if before and before[0] == now:
-            return
-        self._pages(number, block, 0, content, now, before)
-
     def pages(self, number: int, page: int, content: memoryview) -> None:
-        """Some pages, from `page` on, which lie within one block."""
-        block, first = divmod(page, BLOCK_PAGES)
+        """Some pages, from `page` on, which lie within one area."""
         count = len(content) // PAGE
-        if count == BLOCK_PAGES:
-            self.block(number, block, content)
-            return
+        area, first = divmod(page, AREA_PAGES)
         self.tally.scanned += count
         seen = self._seen.setdefault(number, {})
-        seen[block] = seen.get(block, 0) | ((1 << count) - 1) << first
-        before = self._known.setdefault(number, {}).get(block)
-        self._pages(number, block, first, content, b"", before)
+        areas = self._areas.setdefault(number, {})
+        if count == AREA_PAGES:
+            seen[area] = FULL_AREA
+            now = xxhash.xxh3_128_digest(content, seed=self.seed)
+            if areas.get(area) == now:
+                return
+            self._blocks(number, page, content)
+            areas[area] = now
+            return
+        seen[area] = seen.get(area, 0) | ((1 << count) - 1) << first
+        if self._blocks(number, page, content):
+            areas.pop(area, None)
+
+    def _blocks(self, number: int, page: int, content: memoryview) -> bool:
+        """Compare block by block; gives whether any differs."""
+        known = self._known.setdefault(number, {})
+        changed = False
+        at = 0
+        while at < len(content):
+            block, first = divmod(page, BLOCK_PAGES)
+            piece = content[at : at + (BLOCK_PAGES - first) * PAGE]
+            at += len(piece)
+            page += len(piece) // PAGE
+            before = known.get(block)
+            whole = b""
+            if len(piece) == BLOCK:
+                whole = xxhash.xxh3_128_digest(piece, seed=self.seed)
+                if before and before[0] == whole:
+                    continue
+            dirty = self.tally.dirty
+            self._pages(number, block, first, piece, whole, before)
+            changed |= self.tally.dirty != dirty
+        return changed
 
     def _pages(
         self, number: int, block: int, first: int, content: memoryview, whole: bytes,
@@ -225,7 +249,7 @@ class Comparer:
     # -- what the final dump asks for ----------------------------------------------------------
 
     def unseen(self, number: int, page: int, count: int) -> Iterator[tuple[int, int]]:
-        """The pages of that range that were not read in this round: (page, count), within blocks.
+        """The pages of that range that were not read in this round: (page, count), within areas.
 
         The final dump's list of pages is the truth: what was not read while frozen must be.
         """
@@ -235,28 +259,34 @@ class Comparer:
     def missing(self, number: int, page: int, count: int) -> Iterator[tuple[int, int]]:
         """The pages of that range that the destination was never given."""
         known = self._known.get(number, {})
+        areas = self._areas.get(number, {})
 
-        def mask(block: int, default: int) -> int:
-            entry = known.get(block)
-            return entry[2] if entry else default
+        def mask(area: int, default: int) -> int:
+            if area in areas:
+                return FULL_AREA
+            found = default
+            for i in range(AREA_BLOCKS):
+                if entry := known.get(area * AREA_BLOCKS + i):
+                    found |= entry[2] << i * BLOCK_PAGES
+            return found
 
         return _gaps(mask, page, count)
 
 
 def _gaps(mask: Callable[[int, int], int], page: int, count: int) -> Iterator[tuple[int, int]]:
+    """What lacks in a range. `mask`: the pages of an area that do not, given its number and 0."""
     end = page + count
     while page < end:
-        block, first = divmod(page, BLOCK_PAGES)
-        last = min(end - block * BLOCK_PAGES, BLOCK_PAGES)
-        lacking = ~mask(block, 0) & ((1 << last) - 1) & ~((1 << first) - 1)
+        area, first = divmod(page, AREA_PAGES)
+        last = min(end - area * AREA_PAGES, AREA_PAGES)
+        lacking = ~mask(area, 0) & ((1 << last) - 1) & ~((1 << first) - 1)
         while lacking:
             begin = (lacking & -lacking).bit_length() - 1
-            length = 1
-            while lacking >> (begin + length) & 1:
-                length += 1
-            yield block * BLOCK_PAGES + begin, length
+            rest = lacking >> begin
+            length = (~rest & (rest + 1)).bit_length() - 1
+            yield area * AREA_PAGES + begin, length
             lacking &= ~(((1 << length) - 1) << begin)
-        page = block * BLOCK_PAGES + last
+        page = area * AREA_PAGES + last
 
 
 def mine(block: int, worker: int, workers: int) -> bool:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from migrate.address_spaces import PageMap
 from migrate.page_batch import PAGE
-from migrate.page_compare import BLOCK
+from migrate.page_compare import AREA
 
-CHUNK = 4 * BLOCK  # bytes read at once: what stays in the processor's cache until it is hashed
+CHUNK = AREA  # bytes read at once: what stays in the processor's cache until it is hashed
 
-# Takes the number of a page and the content of pages of one block.
+# Takes the number of a page and the content of pages of one area.
 Sink = Callable[[int, memoryview], None]
 
 
@@ -54,13 +54,12 @@ class ProcessMemory:
 
     def read(self, start: int, end: int, page: int, sink: Sink) -> None:
         """Give the pages of an address range to `sink`, from page number `page` on, never across
-        the blocks of the object. What vanishes meanwhile is left out. Raises ProcessLookupError
+        the areas of the object. What vanishes meanwhile is left out. Raises ProcessLookupError
         when the process has ended.
         """
         while start < end:
-            # As much as fits up to a block's end, so that the next reads are whole blocks.
-            into = page * PAGE % BLOCK
-            want = min(end - start, CHUNK - into)
+            # Up to an area's end, so that the next reads are whole areas.
+            want = min(end - start, CHUNK - page * PAGE % CHUNK)
             try:
                 got = os.preadv(self._mem, [self._view[:want]], start) // PAGE * PAGE
             except OSError:
@@ -68,12 +67,9 @@ class ProcessMemory:
             else:
                 if not got:  # a hole is an error (EIO); the end of the file is that of the process
                     raise ProcessLookupError
-            at = 0
-            while at < got:
-                piece = min(BLOCK - (page * PAGE) % BLOCK, got - at)
-                sink(page, self._view[at : at + piece])
-                at += piece
-                page += piece // PAGE
+            if got:
+                sink(page, self._view[:got])
+                page += got // PAGE
             start += got
             if not got:  # a hole, by now
                 start += PAGE

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from migrate.images_memory import image_pages, object_of
 from migrate.page_batch import PAGE
-from migrate.page_compare import BLOCK_PAGES, stripes
+from migrate.page_compare import AREA_PAGES, BLOCK_PAGES, stripes
 from migrate.pagemap import PE_LAZY, PE_PARENT, PE_PRESENT, Entry
 from transport.errors import StreamCorrupt
 
@@ -59,7 +59,7 @@ def test_every_present_page_once_within_blocks(gaps: list[tuple[int, int, int]],
         for page, content in image_pages(path, entries):
             count = len(content) // PAGE
             assert len(content) == count * PAGE
-            assert page // BLOCK_PAGES == (page + count - 1) // BLOCK_PAGES
+            assert page // AREA_PAGES == (page + count - 1) // AREA_PAGES
             for i in range(count):
                 assert page + i not in found
                 found[page + i] = bytes(content[i * PAGE : (i + 1) * PAGE])

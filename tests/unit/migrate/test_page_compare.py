@@ -3,6 +3,7 @@ what was read last."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -22,10 +23,10 @@ from migrate.page_batch import (
     decode,
     digest,
 )
-from migrate.page_compare import BLOCK_PAGES, Batch, Comparer, Tally, mine, stripes
+from migrate.page_compare import AREA_PAGES, BLOCK_PAGES, Batch, Comparer, Tally, mine, stripes
 from tests.unit.migrate.store_lab import SEED, Lab, store_lab
 
-PAGES = 3 * BLOCK_PAGES  # of each object
+PAGES = AREA_PAGES + 3 * BLOCK_PAGES  # of each object
 CACHED_CONTENT = (7, 8)
 
 
@@ -56,7 +57,7 @@ class Pair:
         """Give these pages to the comparer, from page `first` on, as ProcessMemory does."""
         page, data = first, memoryview(b"".join(page_of(each) for each in content))
         while data:
-            count = BLOCK_PAGES - page % BLOCK_PAGES
+            count = AREA_PAGES - page % AREA_PAGES
             self.comparer.pages(number, page, data[: count * PAGE])
             data, page = data[count * PAGE :], page + count
 
@@ -90,7 +91,9 @@ def pair() -> Iterator[Pair]:
 # -- the model ------------------------------------------------------------------------------------
 
 contents = st.integers(0, 9)
-spans = st.tuples(st.integers(0, PAGES - 1), st.integers(1, PAGES))
+edges = st.sampled_from([0, BLOCK_PAGES, AREA_PAGES - 1, AREA_PAGES])
+lengths = st.one_of(st.integers(1, PAGES), st.sampled_from([1, BLOCK_PAGES, AREA_PAGES]))
+spans = st.tuples(st.one_of(st.integers(0, PAGES - 1), edges), lengths)
 writes = st.lists(st.tuples(st.sampled_from([1, 2]), spans, contents), max_size=12)
 moves = st.lists(
     st.tuples(st.sampled_from([1, 2]), spans, st.sampled_from([1, 2]), st.integers(0, PAGES - 1)),
@@ -110,9 +113,10 @@ def pages_in(ranges: Iterable[tuple[int, int]]) -> set[int]:
 
 
 @settings(deadline=None, max_examples=150)
-@given(rounds=rounds, begin=st.lists(contents, min_size=2 * PAGES, max_size=2 * PAGES))
-def test_the_destination_has_what_was_read(rounds: list[Any], begin: list[int]) -> None:
-    memory = {1: begin[:PAGES], 2: begin[PAGES:]}
+@given(rounds=rounds, seed=st.integers(0, 1 << 32))
+def test_the_destination_has_what_was_read(rounds: list[Any], seed: int) -> None:
+    chance = random.Random(seed)
+    memory = {number: chance.choices(range(10), k=PAGES) for number in (1, 2)}
     with store_lab() as lab:
         pair = Pair(lab)
         pair.announce(1, 2)
@@ -152,10 +156,11 @@ def test_the_destination_has_what_was_read(rounds: list[Any], begin: list[int]) 
 @settings(deadline=None, max_examples=60)
 @given(
     shift=st.integers(-PAGES, PAGES),
-    content=st.lists(st.integers(10, 40), min_size=PAGES, max_size=PAGES),
+    seed=st.integers(0, 1 << 32),
 )
-def test_memory_that_moves_along(shift: int, content: list[int]) -> None:
+def test_memory_that_moves_along(shift: int, seed: int) -> None:
     """Pages whose source is overwritten in the same round."""
+    content = random.Random(seed).choices(range(10, 41), k=PAGES)
     with store_lab() as lab:
         pair = Pair(lab)
         pair.announce(1)
@@ -194,10 +199,11 @@ def test_zeros_are_told_as_such_and_once(pair: Pair) -> None:
 
 
 def test_what_is_there_already_is_copied(pair: Pair) -> None:
-    content = list(range(100, 100 + PAGES))
+    count = 3 * BLOCK_PAGES
+    content = list(range(100, 100 + count))
     tally = pair.round((1, content, 0), (2, content, 0))
-    assert (tally.literal, tally.duplicate) == (PAGES, PAGES)
-    assert pair.kinds() == [(LITERAL, PAGES), (COPY, PAGES)]
+    assert (tally.literal, tally.duplicate) == (count, count)
+    assert pair.kinds() == [(LITERAL, count), (COPY, count)]
     pair.has(2, content)
 
 

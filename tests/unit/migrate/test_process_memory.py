@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from migrate.page_batch import PAGE
-from migrate.page_compare import BLOCK_PAGES
+from migrate.page_compare import AREA_PAGES
 from migrate.process_memory import CHUNK, Gone, ProcessMemory
 from tests.unit.migrate.guinea_pig import CGROUP, GuineaPig
 
@@ -30,7 +30,7 @@ class Sink:
     def __call__(self, page: int, content: memoryview) -> None:
         count = len(content) // PAGE
         assert len(content) == count * PAGE
-        assert page // BLOCK_PAGES == (page + count - 1) // BLOCK_PAGES
+        assert page // AREA_PAGES == (page + count - 1) // AREA_PAGES
         self.pieces.append((page, count))
         for i in range(count):
             assert page + i not in self.pages
@@ -41,21 +41,21 @@ def content(number: int) -> bytes:
     return (number + 1).to_bytes(8, "big") * 512
 
 
-@pytest.mark.parametrize("page", [0, 1, BLOCK_PAGES - 1, 5 * BLOCK_PAGES + 3])
-@pytest.mark.parametrize("count", [1, BLOCK_PAGES, PAGES])
-def test_all_pages_once_and_within_blocks(pig: GuineaPig, page: int, count: int) -> None:
+@pytest.mark.parametrize("page", [0, 1, AREA_PAGES - 1, 2 * AREA_PAGES + 3])
+@pytest.mark.parametrize("count", [1, AREA_PAGES, PAGES])
+def test_all_pages_once_and_within_areas(pig: GuineaPig, page: int, count: int) -> None:
     memory, sink = ProcessMemory(pig.pid, CGROUP), Sink()
     memory.read(pig.address, pig.address + count * PAGE, page, sink)
     memory.close()
     assert sink.pages == {page + i: content(i) for i in range(count)}
-    # But for the ends these are whole blocks: only those are compared at once.
-    assert all(n == BLOCK_PAGES or i in (0, len(sink.pieces) - 1)
+    # But for the ends these are whole areas: only those are compared at once.
+    assert all(n == AREA_PAGES or i in (0, len(sink.pieces) - 1)
                for i, (_, n) in enumerate(sink.pieces))  # fmt: skip
 
 
 def test_a_hole_is_left_out(pig: GuineaPig) -> None:
     """Mapped no more when it comes to be read: pages and whole chunks of it."""
-    holes = [3, 4, 40, *range(70, 150)]
+    holes = [3, 4, 40, *range(270, 550)]
     pig.do("import ctypes; libc = ctypes.CDLL(None); libc.munmap.argtypes = [ctypes.c_void_p] * 2")
     for hole in holes:
         assert pig.do(f"said = libc.munmap(at(m) + {hole} * PAGE, PAGE)") == "0"
