@@ -22,6 +22,14 @@ def pig() -> Iterator[GuineaPig]:
         yield made
 
 
+@pytest.fixture(autouse=True, params=["process_vm_readv", "/proc/PID/mem"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything holds with what the kernel does not offer, too."""
+    if request.param == "/proc/PID/mem":
+        monkeypatch.setattr("migrate.process_memory._READV", None)
+    return str(request.param)
+
+
 class Sink:
     def __init__(self) -> None:
         self.pages: dict[int, bytes] = {}
@@ -110,3 +118,33 @@ def test_processes_that_are_not_of_the_container(pig: GuineaPig) -> None:
     with pytest.raises(Gone):
         ProcessMemory(os.getpid(), "0123456789abcdef" * 4)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_memory_that_the_process_itself_may_not_read(pig: GuineaPig) -> None:
+    pig.do("import ctypes; libc = ctypes.CDLL(None)")
+    pig.do("libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]")
+    assert pig.do("said = libc.mprotect(at(m) + 2 * PAGE, 3 * PAGE, 0)") == "0"
+    memory, sink = ProcessMemory(pig.pid, CGROUP), Sink()
+    memory.read(pig.address, pig.address + 8 * PAGE, 0, sink)
+    memory.close()
+    assert sink.pages == {i: content(i) for i in range(8)}
+
+
+def test_what_was_read_of_a_pid_whose_process_has_ended_is_not_given(
+    pig: GuineaPig, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been another process's by then."""
+    memory, sink = ProcessMemory(pig.pid, CGROUP), Sink()
+    if way == "process_vm_readv":
+        with GuineaPig(PAGE) as other:
+            other.put(0, b"x")
+            monkeypatch.setattr(memory, "_pid", other.pid)  # as if it had been given anew
+            pig.kill()
+            with pytest.raises(ProcessLookupError):
+                memory.read(other.address, other.address + PAGE, 0, sink)
+    else:
+        pig.kill()
+        with pytest.raises(ProcessLookupError):
+            memory.read(pig.address, pig.address + PAGE, 0, sink)
+    memory.close()
+    assert sink.pages == {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import struct
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from migrate.address_spaces import Region
 from migrate.page_batch import LITERAL, PAGE, ZERO, PageBatch, decode
 from migrate.page_compare import Tally
 from migrate.pagemap import PE_LAZY, PE_PARENT, PE_PRESENT, Entry, write
+from migrate.process_memory import ProcessMemory
 from migrate.scanner import (
     BATCH,
     FAILED,
@@ -144,17 +144,17 @@ def test_those_that_have_gone_do_not_stop_it(bench: Bench, pig: GuineaPig) -> No
 def test_one_that_goes_while_it_is_read(
     bench: Bench, pig: GuineaPig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = os.preadv
+    real = ProcessMemory._fast
     with GuineaPig(64 * PAGE) as other:
         other.put(0, *[b"x"] * 64)
         regions = [other.region(2), other.region(2), pig.region()]
 
-        def dies(fd: int, buffers: Any, offset: int) -> int:
-            got = real(fd, buffers, offset)
+        def dies(memory: ProcessMemory, start: int, size: int) -> int:
+            got = real(memory, start, size)
             other.kill()
             return got
 
-        monkeypatch.setattr("migrate.process_memory.os.preadv", dies)
+        monkeypatch.setattr(ProcessMemory, "_fast", dies)
         monkeypatch.setattr("migrate.process_memory.CHUNK", 16 * PAGE)
         pig.put(0, b"a")
         bench.do(Scan(regions))
@@ -167,14 +167,14 @@ def test_what_is_hashed_is_what_is_sent(
 ) -> None:
     """A page that changes between reading and hashing: the next round sees it."""
     pig.put(0, b"a")
-    real = os.preadv
+    real = ProcessMemory._fast
 
-    def changes(fd: int, buffers: Any, offset: int) -> int:
-        got = real(fd, buffers, offset)
+    def changes(memory: ProcessMemory, start: int, size: int) -> int:
+        got = real(memory, start, size)
         pig.put(0, b"b")
         return got
 
-    monkeypatch.setattr("migrate.process_memory.os.preadv", changes)
+    monkeypatch.setattr(ProcessMemory, "_fast", changes)
     bench.do(Scan([pig.region()]))
     bench.report()
     assert bench.lab.page(1, pig.page) == b"a" * PAGE
@@ -312,6 +312,7 @@ def test_listed_pages_that_cannot_be_read_are_an_error(
     if how == "gone":
         pig.kill()
     elif how == "ended":
+        monkeypatch.setattr(ProcessMemory, "_fast", lambda *_: 0)
         monkeypatch.setattr("migrate.process_memory.os.preadv", lambda *_: 0)
     elif how == "no pid":
         images.pids["1"] = 0
