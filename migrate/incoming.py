@@ -25,6 +25,7 @@ from migrate.runtime import DESCRIPTORS
 from transport.errors import StreamCorrupt
 
 IMAGES_SLACK = 256 << 20  # bytes for CRIU's small files beside the pages
+LAZY = "lazy"
 FILL_RATE = 20 << 20  # bytes a second: slower than any fill that was seen, for the time limit
 
 
@@ -52,7 +53,7 @@ class Incoming:
             directory.mkdir()
         self.files = ImageReceiver(self.images, limit)
         self.pages = PageStore(base, seed, limit, cached)
-        self._server: LazyPages | None = None
+        self._server = LazyPages(base / LAZY, self.work) if lazy else None
 
     def write_descriptors(self, links: Sequence[str]) -> None:
         """runc's file about the standard streams, which it reads before the images are complete."""
@@ -68,11 +69,9 @@ class Incoming:
         """All `files` and pages have come: make of them what CRIU restores from."""
         self.files.complete(files)
         self.pages.adopt(self.images)
-        if self.lazy:
-            directory = self.base / "lazy"
-            self.pages.lazy_directory(self.images, directory)
-            self._server = LazyPages(directory, self.work)
-            self._server.ready()
+        if self._server:
+            self.pages.lazy_directory(self.images, self.base / LAZY)
+            self._server.serve()
 
     def commit(self, pid: int) -> None:
         """The restored init `pid` is about to run: the server must go on, whatever becomes of this

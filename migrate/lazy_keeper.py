@@ -10,8 +10,8 @@ tasks wait as well. But CRIU counts on its `close` to end the duty of a userfaul
 it spins on descriptors that it has forgotten, and a task that forks waits for ever. Seen.)
 
 Words, one JSON object per line. From here: ready, committed, filled{seconds}, failed{reason}; to
-here, on stdin: commit{pid} (of the restored init, which may only run once `committed` is said). An
-end of stdin before that ends the server, and nothing else.
+here, on stdin: serve (start the server), then commit{pid} (of the restored init, which may only run
+once `committed` is said). An end of stdin before that ends the server, and nothing else.
 """
 
 from __future__ import annotations
@@ -63,9 +63,11 @@ class Keeper:
 
     def tell(self, event: str, **facts: Any) -> None:
         with contextlib.suppress(OSError):  # an agent that is gone
-            print(json.dumps({"event": event, **facts}), flush=True)
+            os.write(1, json.dumps({"event": event, **facts}).encode() + b"\n")
 
     def run(self) -> int:
+        if not os.read(0, 4096):  # `serve`; nothing else is said before `ready`
+            return 0
         status, theirs = os.pipe()
         os.set_inheritable(theirs, True)
         with contextlib.suppress(OSError):

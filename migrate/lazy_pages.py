@@ -29,16 +29,19 @@ class LazyPages:
     """One server of lazy pages. `close` without `commit` ends it."""
 
     def __init__(self, directory: Path, work: Path) -> None:
-        """Start the server. `directory`: as PageStore.lazy_directory has made it; `work`: the work
-        directory of the restore, in which its socket is."""
+        """Start the keeper, which waits: that takes 60 ms, which the freeze can do without.
+        `directory`: what PageStore.lazy_directory will have made; `work`: the work directory of
+        the restore, in which the server's socket will be."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "migrate.lazy_keeper", str(directory), str(work)],
+            [sys.executable, "-I", "-m", "migrate.lazy_keeper", str(directory), str(work)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, start_new_session=True,
         )  # fmt: skip
         self._heard = b""
 
-    def ready(self) -> None:
-        """Wait until a restore may begin. Raises RestoreFailed with the reason when it cannot."""
+    def serve(self) -> None:
+        """The directory is there: start the server, and wait until a restore may begin. Raises
+        RestoreFailed with the reason when it cannot."""
+        self._say(do="serve")
         self._expect("ready", READY_TIMEOUT)
 
     def commit(self, pid: int) -> None:
@@ -46,11 +49,13 @@ class LazyPages:
 
         Raises RestoreFailed when there is none any more: the container must not run then.
         """
-        assert self._process.stdin
-        word = json.dumps({"do": "commit", "pid": pid}).encode() + b"\n"
-        with contextlib.suppress(OSError):  # what it said before it ended is waiting
-            self._process.stdin.write(word)
+        self._say(do="commit", pid=pid)
         self._expect("committed", READY_TIMEOUT)
+
+    def _say(self, **word: Any) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(OSError):  # what it said before it ended is waiting
+            self._process.stdin.write(json.dumps(word).encode() + b"\n")
 
     def _expect(self, event: str, timeout: float) -> None:
         heard = self._wait(event, timeout)

@@ -28,6 +28,7 @@ class Keeper:
             [sys.executable, "-m", "migrate.lazy_keeper", str(server.lazy), str(server.work)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
+        self.hears(do="serve")
 
     def hears(self, **word: Any) -> None:
         assert self.process.stdin

@@ -37,35 +37,41 @@ def test_when_it_is_lazy(wanted: str, memory: int, lazy: bool) -> None:
 
 
 def test_all_goes_well(pages: LazyPages, server: Server, init: Process) -> None:
-    server.becomes("ready")
-    pages.ready()
+    server.becomes_soon("ready")
+    pages.serve()
     pages.commit(init.pid)
     server.ends(0)
     assert 0 <= pages.filled(LATE) < LATE
 
 
+def test_nothing_is_started_before_it_is_needed(pages: LazyPages, server: Server) -> None:
+    pages.close()
+    assert pages._process.returncode == 0
+    assert not (server.home / "argv").exists()
+
+
 def test_no_server_comes_up(pages: LazyPages, server: Server) -> None:
     (server.work / "lazy-pages.log").write_text("Error (criu/uffd.c:1): no luck\n")
-    server.becomes("1")
+    server.becomes_soon("1")
     with pytest.raises(RestoreFailed, match=r"ended \(1\): Error \(criu/uffd\.c:1\): no luck"):
-        pages.ready()
+        pages.serve()
 
 
 def test_a_server_that_hangs(
     pages: LazyPages, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lazy_pages, "READY_TIMEOUT", 0.2)
-    serving = server.pidfd()
     with pytest.raises(RestoreFailed, match="did not come to `ready`"):
-        pages.ready()
+        pages.serve()
+    serving = server.pidfd()
     pages.close()
     assert is_over(serving)
 
 
 def test_no_commit_to_a_dead_server(pages: LazyPages, server: Server, init: Process) -> None:
     """The container must not run then."""
-    server.becomes("ready")
-    pages.ready()
+    server.becomes_soon("ready")
+    pages.serve()
     server.ends(1)
     pages._process.wait(LATE)
     with pytest.raises(RestoreFailed, match=r"ended \(1\)"):
@@ -76,8 +82,8 @@ def test_no_commit_to_a_dead_server(pages: LazyPages, server: Server, init: Proc
 
 
 def test_a_server_that_dies_after_commit(pages: LazyPages, server: Server, init: Process) -> None:
-    server.becomes("ready")
-    pages.ready()
+    server.becomes_soon("ready")
+    pages.serve()
     pages.commit(init.pid)
     server.ends(1)
     with pytest.raises(MemoryLost, match=r"ended \(1\); the container was killed") as caught:
@@ -86,8 +92,8 @@ def test_a_server_that_dies_after_commit(pages: LazyPages, server: Server, init:
 
 
 def test_a_server_that_takes_too_long(pages: LazyPages, server: Server, init: Process) -> None:
-    server.becomes("ready")
-    pages.ready()
+    server.becomes_soon("ready")
+    pages.serve()
     pages.commit(init.pid)
     with pytest.raises(AgentFailed, match="did not come to `filled` within 0 s") as caught:
         pages.filled(0.1)
@@ -97,8 +103,8 @@ def test_a_server_that_takes_too_long(pages: LazyPages, server: Server, init: Pr
 
 
 def test_before_commit_the_server_ends_with_it(pages: LazyPages, server: Server) -> None:
-    server.becomes("ready")
-    pages.ready()
+    server.becomes_soon("ready")
+    pages.serve()
     serving = server.pidfd()
     pages.close()
     assert is_over(serving, 0)
@@ -108,8 +114,8 @@ def test_after_commit_the_server_goes_on(
     pages: LazyPages, server: Server, init: Process, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lazy_pages, "END_TIMEOUT", 0.3)
-    server.becomes("ready")
-    pages.ready()
+    server.becomes_soon("ready")
+    pages.serve()
     pages.commit(init.pid)
     pages.close()
     assert not is_over(server.pidfd(), 0.1)
