@@ -75,6 +75,11 @@ class Server:
     def ends(self, code: int) -> None:
         (self.home / "end").write_text(f"{code}\n")
 
+    def is_held(self) -> None:
+        """Wait until it stands still at its end."""
+        stat = Path(f"/proc/{self.pid}/stat")
+        eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "t", "it is not held")
+
     def is_killed(self) -> None:
         """Whatever a test that failed has left of it."""
         path = self.home / "pid"

@@ -218,6 +218,7 @@ def test_all_is_served_and_the_agent_dies(keeper: Keeper, server: Server) -> Non
     server.becomes("ready")
     keeper.says()
     server.ends(0)
+    server.is_held()  # else it is killed before it has done all
     keeper.agent_dies()
     assert keeper.process.wait(LATE) == 0
     assert server.has_let_go()
