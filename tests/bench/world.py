@@ -29,7 +29,9 @@ PORTS = {"heart": 7000, "redis": 6379, "quake": QUAKE_PORT}
 MARKS = {"a": 1, "b": 2}
 SSH = "/run/bench-ssh"
 """The control socket of the connection that the peers' ssh, scp and rsync share."""
-SSH_OPTIONS = f"-o ControlPath={SSH} -o BatchMode=yes"
+# The cipher that the tool uses: every way has the same.
+CIPHER = "aes128-gcm@openssh.com"
+SSH_OPTIONS = f"-c {CIPHER} -o ControlPath={SSH} -o BatchMode=yes"
 
 
 class BenchError(Exception):
@@ -160,7 +162,7 @@ class BenchWorld:
             "ssh": "ssh -V 2>&1",
             "redis": "redis-server --version",
             "migrate": "migrate version",
-            "cipher of ssh": "ssh -v b true 2>&1 | sed -n 's/.*server->client cipher: //p'",
+            "cipher of ssh": f"ssh -c {CIPHER} -v b true 2>&1 | sed -n 's/.*server->client cipher: //p'",
         }
         found = {}
         for name, script in asked.items():

@@ -53,21 +53,22 @@ def test_what_was_left_out_is_said() -> None:
 
 
 def test_aims_are_ratios_of_medians() -> None:
+    first = {"rounds": [{"sent": 100_000_000, "seconds": 0.5}, {"sent": 1, "seconds": 9.0}]}
     samples = [
-        sample("migrate", 0.3),
+        sample("migrate", 0.3, tool={"rounds": [{"sent": 1000, "seconds": 9.0}]}),
         sample("bare", 0.2),
-        sample("migrate", 0.45, "1024-10-random"),
+        sample("migrate", 0.45, "1024-10-random", tool=first),
         sample("docker", 18.0, "1024-10-random"),
         sample("migrate", 1.0, "1024-0-random", wire=1000, total=2.0),
         sample("migrate-back", 1.0, "1024-0-random", wire=50, total=2.0),
     ]
-    text = aims(samples, {"unshaped": 1000.0})
+    text = aims(samples, {"unshaped": 400e6})
     assert "gap / bare CRIU: 1.50" in text
     assert "gap / that of 16 MiB: 1.50 (aim: 2)" in text
     assert "docker's gap / ours: 40.00" in text
     assert "bytes of the way back / of the way there: 0.05" in text
     assert "4 GiB" not in text  # not measured
-    assert "0.50 of `ssh cat`" in text
+    assert "200 MB/s (median of 1), 0.50 of `ssh cat`" in text
 
 
 def test_no_aims_without_their_rows() -> None:
