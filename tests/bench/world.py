@@ -162,7 +162,9 @@ class BenchWorld:
             "ssh": "ssh -V 2>&1",
             "redis": "redis-server --version",
             "migrate": "migrate version",
-            "cipher of ssh": f"ssh -c {CIPHER} -v b true 2>&1 | sed -n 's/.*server->client cipher: //p'",
+            "cipher of ssh": (
+                f"ssh -c {CIPHER} -v b true 2>&1 | sed -n 's/.*server->client cipher: //p'"
+            ),
         }
         found = {}
         for name, script in asked.items():
