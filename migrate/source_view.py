@@ -117,19 +117,27 @@ def tasks(freezer: str | None) -> list[int]:
 
 
 def memory_of(pids: Iterable[int]) -> tuple[int, int]:
-    """Resident and swapped bytes of some processes (proc_pid_status(5): VmRSS, VmSwap)."""
+    """Bytes that some processes have in memory and in swap, as far as they move: without the pages
+    of files. What was shared by fork counts for each process, since the destination keeps it for
+    each; a shared segment counts once, however many map it.
+
+    Sources: proc_pid_status(5), RssAnon and VmSwap; proc_pid_smaps(5), Pss_Shmem.
+    """
     resident = swapped = 0
     for pid in pids:
         try:
-            lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            status = _kilobytes(f"/proc/{pid}/status")
+            rollup = _kilobytes(f"/proc/{pid}/smaps_rollup")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        for line in lines:
-            if line.startswith("VmRSS:"):
-                resident += int(line.split()[1]) << 10
-            elif line.startswith("VmSwap:"):
-                swapped += int(line.split()[1]) << 10
+        resident += status.get("RssAnon", 0) + rollup.get("Pss_Shmem", 0) << 10
+        swapped += status.get("VmSwap", 0) << 10
     return resident, swapped
+
+
+def _kilobytes(path: str) -> dict[str, int]:
+    lines = (line.split() for line in Path(path).read_text().splitlines())
+    return {words[0][:-1]: int(words[1]) for words in lines if words[-1] == "kB"}
 
 
 def waits_for_pages(pids: Iterable[int]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import socket
@@ -54,6 +55,42 @@ def test_memory_grows_by_what_is_taken() -> None:
     after, _ = memory_of([os.getpid()])
     assert after - before > 16 << 20
     assert len(block) == 32 << 20
+
+
+SHARES = """
+import mmap, os, sys
+memory = mmap.mmap(-1, 32 << 20)
+memory.write(b"x" * (32 << 20))
+for _ in range(3):
+    if not os.fork():
+        memory[:] = memory[:]
+        break
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_segment_that_several_map_counts_once() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-ISc", SHARES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as sharing:
+        assert sharing.stdout
+        pids = [int(sharing.stdout.readline()) for _ in range(4)]
+        all_of_them, _ = memory_of(pids)
+        assert 32 << 20 <= all_of_them < 64 << 20
+        sharing.communicate()
+
+
+def test_the_pages_of_files_do_not_move(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(os.urandom(32 << 20))
+    before, _ = memory_of([os.getpid()])
+    with open(tmp_path / "file", "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    touched = sum(mapped[i] for i in range(0, len(mapped), 4096))
+    after, _ = memory_of([os.getpid()])
+    mapped.close()
+    assert touched
+    assert after - before < 16 << 20
 
 
 WAITS = """
