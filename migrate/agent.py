@@ -64,6 +64,7 @@ from migrate.protocol import (
 )
 from migrate.recover import forget, outcome
 from migrate.survey import survey
+from transport.allocator import keep_freed_memory
 from transport.channel import Channel
 from transport.errors import ConnectionLost, Failure, StreamCorrupt
 from transport.frames import Frame
@@ -277,6 +278,7 @@ def claim_streams() -> tuple[int, int]:
 def main() -> int:
     """Serve the connection on stdin and stdout."""
     read_fd, write_fd = claim_streams()
+    keep_freed_memory()
     make_state_dirs()
     peer = os.environ.get("SSH_CONNECTION", "").split(" ")[0]
     channel = Channel.over_fds(read_fd, write_fd)

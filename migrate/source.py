@@ -54,6 +54,7 @@ from migrate.summary import Lazy, Summary, Switchover
 from migrate.switchover import Limits
 from migrate.throttle import Throttler, cpu_cgroup
 from migrate.undo import RestoreRestartPolicy, Unmount
+from transport.allocator import keep_freed_memory
 from transport.bucket import Bucket
 from transport.errors import ConnectionLost, Failure
 
@@ -91,6 +92,7 @@ class Migration:
     def run(self) -> Summary:
         """Move the container. Raises the Failure that stopped it, after everything is undone."""
         self._began = time.monotonic()
+        keep_freed_memory()
         with Interrupts() as interrupts, ExitStack() as stack:
             try:
                 self._run(stack, interrupts)
