@@ -27,14 +27,16 @@ EVERY = 0.5  # seconds between two lines
 ASK_EVERY = 1.5  # the server answers an address once a second in the long run
 
 
-def line(stats: PlayerStats, status: Status | None) -> dict[str, Any]:
-    """What is printed; `status` is null while the server does not answer."""
+def line(stats: PlayerStats, status: Status | None, answered: float | None) -> dict[str, Any]:
+    """What is printed; `status` and `answered` (within how many seconds) are None while the server
+    does not answer. The pings that the server tells are 0 for everybody who is near."""
     return {
         "gamestates": stats.gamestates,
         "snapshots": stats.snapshots,
         "lost": stats.lost_sequences,
         "reconnects": stats.reconnects,
         "dropped": stats.dropped_reason,
+        "answered_ms": answered and round(answered * 1000, 1),
         "gaps": [length for _, length in stats.gaps],
         "map": status and status.cvars.get("mapname"),
         "players": status and [asdict(player) for player in status.players],
@@ -46,14 +48,16 @@ def watch(server: Address) -> None:
     player.start()
     asked = 0.0
     status: Status | None = None
+    answered: float | None = None
     while not select.select([sys.stdin], [], [], EVERY)[0]:
         if time.monotonic() - asked >= ASK_EVERY:
             asked = time.monotonic()
             try:
                 status = getstatus(server, timeout=EVERY)
+                answered = time.monotonic() - asked
             except NoAnswer:
-                status = None
-        print(json.dumps(line(player.stats, status)), flush=True)
+                status = answered = None
+        print(json.dumps(line(player.stats, status, answered)), flush=True)
     player.stop()
 
 

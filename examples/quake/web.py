@@ -26,7 +26,12 @@ from examples.quake.web_world import Place, World
 from tests.e2e.quake_world import NAME, SCRIPT, QuakeWorld
 
 FILES = Path(__file__).with_name("page")
-TYPES = {"page.js": "text/javascript", "page.css": "text/css", "land.js": "text/javascript"}
+TYPES = {
+    "page.js": "text/javascript",
+    "land.js": "text/javascript",
+    "page.css": "text/css",
+    "icon.svg": "image/svg+xml",
+}
 DEFAULT = "127.0.0.1:8015"
 TOKEN = "X-Page-Token"
 KEEP_ALIVE = 15.0  # seconds: an empty event shows that a browser is gone
@@ -91,13 +96,14 @@ class Page:
         self._token = secrets.token_urlsafe(32)
 
     def app(self) -> web.Application:
-        app = web.Application(middlewares=[web.middleware(self._guard)], client_max_size=4096)
+        app = web.Application(middlewares=[self._guard], client_max_size=4096)
         app.router.add_get("/", self._page)
         app.router.add_get("/events", self._events)
         app.router.add_post("/move", self._move)
         app.router.add_get("/{name}", self._file)
         return app
 
+    @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         if not known_host(headers.get("host", ""), self._own):

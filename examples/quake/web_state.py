@@ -24,7 +24,7 @@ class Host(msgspec.Struct):
 
 
 class Player(msgspec.Struct):
-    """`ping` is 0 for bots."""
+    """`ping` in ms as the server counts it: 0 for bots, and for who is near."""
 
     score: int
     ping: int
@@ -39,6 +39,7 @@ class Seen(msgspec.Struct):
     lost: int = 0
     reconnects: int = 0
     dropped: str | None = None
+    answered_ms: float | None = None
     gaps: list[float] = []
     map: str | None = None
     players: list[Player] | None = None

@@ -143,16 +143,16 @@ function migration(state) {
 
 function game(state) {
   const seen = state.seen;
-  const bots = (player) => (player.ping ? `${player.ping} ms` : "bot");
   if (seen?.players) {
     byId("players").replaceChildren(...seen.players.map((player) => make("tr", {},
-      make("td", { text: player.name }), make("td", { text: player.score }), make("td", { text: bots(player) }))));
+      make("td", { text: player.name }), make("td", { text: player.score }), make("td", { text: `${player.ping} ms` }))));
   }
   let text = "Nobody looks on yet.";
   if (seen) {
     const states = `${seen.gamestates} gamestate${seen.gamestates === 1 ? "" : "s"}`;
     text = `migrant, a player who stays: ${states}, ${seen.snapshots} snapshots, ${seen.lost} lost, `
       + `${seen.reconnects} reconnects`;
+    if (seen.answered_ms !== null) text += `; the server answers in ${seen.answered_ms} ms`;
     if (seen.dropped) text += `; thrown out: ${seen.dropped}`;
   }
   byId("seen").textContent = text;
