@@ -49,6 +49,8 @@ class World:
         self._watcher = watcher
         self._listeners: set[asyncio.Event] = set()
         self._moving: asyncio.Task[None] | None = None
+        self._player: Process | None = None
+        self._ended = asyncio.Event()
         self.state = State([Host(place.name, place.address) for place in places])
 
     @contextmanager
@@ -79,16 +81,26 @@ class World:
             # No migration is killed half-way. Ctrl-C it gets from the terminal, and undoes all.
             if self._moving is not None:
                 await asyncio.wait([self._moving], timeout=END)
-            for task in tasks:
+            # Nor is a program: it would stay in its host, with our pipes.
+            self._ended.set()
+            if self._player is not None:
+                _dismiss(self._player)
+            _, late = await asyncio.wait(tasks, timeout=PATIENCE)
+            for task in late:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL):
+                await self._ended.wait()
 
     # -- where the server is ---------------------------------------------------------------------
 
     async def _follow_hosts(self) -> None:
-        while True:
+        while not self._ended.is_set():
             await self._look()
-            await asyncio.sleep(POLL)
+            await self._pause()
 
     async def _look(self) -> None:
         answers = await asyncio.gather(*map(self._ask, self._places.values()))
@@ -129,23 +141,19 @@ class World:
     async def _watch(self) -> None:
         """Reads what the player says; one that could not join, or was thrown out, is followed by
         another one, whose count of gamestates begins anew: that it is another is to be seen."""
-        while True:
-            process = await _start(self._watcher, stdin=PIPE, stderr=DEVNULL)
+        while not self._ended.is_set():
+            process = self._player = await _start(self._watcher, stdin=PIPE, stderr=DEVNULL)
             assert process.stdout is not None
-            assert process.stdin is not None
             try:
                 async for line in process.stdout:
                     if (seen := heard(line.decode(errors="replace"))) is not None:
                         self._change(seen=seen)
+                await process.wait()
             finally:
-                # The end of its standard input is the end of the player; it says goodbye.
-                process.stdin.close()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(5):
-                        await process.wait()
+                self._player = None
                 _kill(process)
             self._change(seen=None)
-            await asyncio.sleep(POLL)
+            await self._pause()
 
     # -- moving it -------------------------------------------------------------------------------
 
@@ -191,6 +199,12 @@ class World:
 
 async def _start(argv: Sequence[str], *, stdin: int = DEVNULL, stderr: int) -> Process:
     return await asyncio.create_subprocess_exec(*argv, stdin=stdin, stdout=PIPE, stderr=stderr)
+
+
+def _dismiss(player: Process) -> None:
+    """The end of its standard input is the end of the player; it says goodbye to the server."""
+    assert player.stdin is not None
+    player.stdin.close()
 
 
 def _kill(process: Process) -> None:
