@@ -116,12 +116,13 @@ def play(back: bool, keep: bool) -> int:
 
 def on_a_page(own: str, port: int) -> int:
     """The hosts, the server and a player, on a web page with a button per host, until Ctrl-C."""
-    say("Setting up three hosts on this machine (the first time: some minutes) ...")
     with ExitStack() as stack:
+        listener = stack.enter_context(web.listen(own, port))
+        say("Setting up three hosts on this machine (the first time: some minutes) ...")
         world = stack.enter_context(quake_lab(LAB))
         stack.callback(deaf)
         world.start_server(world.a)
-        web.show(world, own, port, say)
+        web.show(world, own, listener, say)
     return 0
 
 
@@ -172,7 +173,7 @@ def main() -> int:
             if given.web:
                 return on_a_page(*given.web)
             return play(given.back, given.keep)
-        except MoveFailed as failure:
+        except (MoveFailed, web.CannotListen) as failure:
             print(f"demo: {failure}", file=sys.stderr)
         except KeyboardInterrupt:
             print("demo: interrupted", file=sys.stderr)

@@ -14,6 +14,7 @@ import hmac
 import ipaddress
 import secrets
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -55,6 +56,19 @@ def address(text: str) -> tuple[str, int]:
     if not 0 <= number < 1 << 16:
         raise ValueError(f"there is no port {number}")
     return host.strip("[]") or "127.0.0.1", number
+
+
+class CannotListen(Exception):
+    """The address is not this machine's, or the port is taken."""
+
+
+def listen(own: str, port: int) -> socket.socket:
+    """Where the page will be; port 0: any. Before the hosts are made, since it may fail."""
+    family = socket.AF_INET6 if ":" in own else socket.AF_INET
+    try:
+        return socket.create_server((own, port), family=family)
+    except OSError as failure:
+        raise CannotListen(f"no page at {own}, port {port}: {failure.strerror}") from failure
 
 
 def known_host(header: str, own: str) -> bool:
@@ -156,17 +170,20 @@ class Page:
 
 
 async def serve(
-    world: World, own: str, port: int, started: Callable[[str], None], stop: asyncio.Event
+    world: World,
+    own: str,
+    listener: socket.socket,
+    started: Callable[[str], None],
+    stop: asyncio.Event,
 ) -> None:
-    """The page, until `stop`. `started` is told its URL. Raises OSError when it cannot listen."""
+    """The page, until `stop`. `started` is told its URL."""
     runner = web.AppRunner(Page(world, own).app(), access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, own, port)
-        await site.start()
+        await web.SockSite(runner, listener).start()
         async with world.alive():
-            number = runner.addresses[0][1]
-            started(f"http://{f'[{own}]' if ':' in own else own}:{number}/")
+            port = listener.getsockname()[1]
+            started(f"http://{f'[{own}]' if ':' in own else own}:{port}/")
             await stop.wait()
     finally:
         await runner.cleanup()
@@ -180,18 +197,18 @@ def of_lab(quake: QuakeWorld) -> World:
 
 
 async def _until_signal(
-    quake: QuakeWorld, own: str, port: int, started: Callable[[str], None]
+    quake: QuakeWorld, own: str, listener: socket.socket, started: Callable[[str], None]
 ) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve(of_lab(quake), own, port, started, stop)
+    await serve(of_lab(quake), own, listener, started, stop)
 
 
-def show(quake: QuakeWorld, own: str, port: int, say: Callable[[str], None]) -> None:
+def show(quake: QuakeWorld, own: str, listener: socket.socket, say: Callable[[str], None]) -> None:
     """The page for the demo's hosts, until Ctrl-C."""
 
     def started(url: str) -> None:
         say(f"The page: {url}  (Ctrl-C ends it, and the hosts)")
 
-    asyncio.run(_until_signal(quake, own, port, started))
+    asyncio.run(_until_signal(quake, own, listener, started))

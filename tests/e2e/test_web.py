@@ -19,7 +19,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
-from examples.quake.web import of_lab, serve
+from examples.quake.web import listen, of_lab, serve
 from tests.e2e.quake_world import MARK, QuakeWorld, quake_lab
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -46,7 +46,7 @@ def page(quake: QuakeWorld) -> Iterator[str]:
     """The page's URL. It is served by a thread, as the demo does it in its main one."""
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
     urls: queue.Queue[str] = queue.Queue()
-    serving = serve(of_lab(quake), "127.0.0.1", 0, urls.put, stop)
+    serving = serve(of_lab(quake), "127.0.0.1", listen("127.0.0.1", 0), urls.put, stop)
     thread = threading.Thread(target=loop.run_until_complete, args=(serving,))
     thread.start()
     try:

@@ -13,7 +13,16 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from aiohttp.web import Application, Request
 
-from examples.quake.web import FILES, TYPES, Page, address, from_the_page, known_host
+from examples.quake.web import (
+    FILES,
+    TYPES,
+    CannotListen,
+    Page,
+    address,
+    from_the_page,
+    known_host,
+    listen,
+)
 from examples.quake.web_state import Player, Seen
 from examples.quake.web_world import Place, World
 
@@ -195,3 +204,10 @@ def test_addresses() -> None:
     for wrong in ("", "host", "host:x", "host:70000", "host:-1"):
         with pytest.raises(ValueError, match=r"port|invalid"):
             address(wrong)
+
+
+def test_a_port_that_is_taken_is_a_message() -> None:
+    with listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(CannotListen, match=f"127.0.0.1, port {port}: "):
+            listen("127.0.0.1", port)
