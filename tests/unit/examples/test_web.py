@@ -42,6 +42,7 @@ class Hosts:
         self.where = folder / "where"
         self.where.write_text("a")
         self.moves = 0
+        self.fails: str | None = None
 
     def world(self) -> World:
         places = [Place(name, "10.77.0.1", self._enter(name)) for name in ("a", "b")]
@@ -54,6 +55,8 @@ class Hosts:
                 return ["sh", "-c", test]
             assert argv == ["migrate", "quake", argv[2], "--json", "--progress-json"]
             self.moves += 1
+            if self.fails is not None:
+                return ["sh", "-c", f"echo '{self.fails}'; exit 30"]
             return [sys.executable, "-c", MIGRATE, argv[2], str(self.where)]
 
         return enter
@@ -104,6 +107,33 @@ def test_the_page_itself_moves_the_server(tmp_path: Path) -> None:
     assert move is not None
     assert (hosts.moves, world.state.where, move.phase) == (1, "b", "freeze")
     assert (move.running, move.error, move.downtime, move.gap) == (False, None, 400.0, None)
+
+
+def test_a_migration_that_fails_is_told_and_another_one_may_follow(tmp_path: Path) -> None:
+    hosts = Hosts(tmp_path)
+    hosts.fails = '{"message": "b lacks it", "remedy": "give it"}'
+    world = hosts.world()
+
+    async def visitor(_: Client) -> None:
+        assert world.move("b") is None
+        async with asyncio.timeout(20):
+            while not (world.state.move and world.state.move.settled):
+                await asyncio.sleep(0.02)
+
+    visit(world, visitor)
+    assert world.state.move is not None
+    assert world.state.move.error == "b lacks it. give it"
+    assert (world.state.where, world.state.moves, world.state.refuse("b")) == ("a", 0, None)
+
+
+def test_a_host_that_cannot_be_reached_is_down(tmp_path: Path) -> None:
+    places = [Place("a", "x", Hosts(tmp_path)._enter("a")), Place("b", "y", lambda _: ["false"])]
+    world = World(places, "quake", ["sh", "-c", "echo '{}'; cat"])
+
+    async def visitor(_: Client) -> None:
+        assert [host.up for host in world.state.hosts] == [True, False]
+
+    visit(world, visitor)
 
 
 @pytest.mark.parametrize("wrong", ["origin", "no origin", "token", "no token", "cross-site"])
