@@ -1,7 +1,8 @@
 #!/bin/sh
 # Make this machine (Debian 12 or later, root) able to run ./demo and ./test: Debian packages for the
 # lab, and the virtual environment .venv. Quick when all is there; safe to run again, or by itself.
-#   ./bootstrap.sh [vm]        vm: also QEMU, for the virtual machines of tests/vm
+#   ./bootstrap.sh [vm|web]    vm: also QEMU, for the virtual machines of tests/vm
+#                              web: also Chromium, for the test of the demo's page
 # This is for whoever tries the project out or works on it; hosts get ready by install.sh.
 set -eu
 cd "$(dirname "$0")"
@@ -12,10 +13,12 @@ PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 PACKAGES="mmdebstrap debian-archive-keyring iproute2 nftables iptables openssh-client util-linux
 util-linux mount procps xz-utils zstd tar busybox-static ca-certificates"
 VM_PACKAGES="qemu-system-x86 qemu-utils e2fsprogs"
+WEB_PACKAGES="chromium chromium-driver"
 
 case ${1-} in
 '') ;;
 vm) PACKAGES="$PACKAGES $VM_PACKAGES" ;;
+web) PACKAGES="$PACKAGES $WEB_PACKAGES" ;;
 *)
     sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2
     exit 2
@@ -73,7 +76,7 @@ $(sha256sum pyproject.toml)"
 if [ "$stamp" != "$(cat .venv/.bootstrap 2>/dev/null)" ]; then
     say "making .venv"
     "$python" -m venv --clear .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]' >&2 ||
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test,demo]' >&2 ||
         die "pip cannot install what pyproject.toml names"
     printf '%s\n' "$stamp" >.venv/.bootstrap
 fi

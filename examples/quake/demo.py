@@ -1,6 +1,7 @@
 """The main job, shown: a Quake 3 server moves to another host while somebody plays on it.
 
     ./demo [--back] [--keep]
+    ./demo --web [ADDRESS:PORT]
 
 Sets up three hosts on this machine (namespaces, see tests/lab): a and b with Docker and `migrate`,
 and player, from where a player joins the game by the port published on a, and stays there. Then
@@ -18,6 +19,7 @@ import time
 from contextlib import ExitStack
 from types import FrameType
 
+from examples.quake import web
 from examples.quake.q3oob import Status
 from migrate.run import Result
 from tests.e2e.quake_world import (
@@ -112,6 +114,18 @@ def play(back: bool, keep: bool) -> int:
     return 0 if same else 1
 
 
+def on_a_page(own: str, port: int) -> int:
+    """The hosts, the server and a player, on a web page with a button per host, until Ctrl-C."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(web.listen(own, port))
+        say("Setting up three hosts on this machine (the first time: some minutes) ...")
+        world = stack.enter_context(quake_lab(LAB))
+        stack.callback(deaf)
+        world.start_server(world.a)
+        web.show(world, own, listener, say)
+    return 0
+
+
 def look_around(world: QuakeWorld, owner: LabHost) -> None:
     python = os.path.relpath(sys.executable)
     lab = f"{python} -m tests.lab"
@@ -138,6 +152,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="./demo", description="Move a Quake 3 server, live.")
     parser.add_argument("--back", action="store_true", help="move it there and back again")
     parser.add_argument("--keep", action="store_true", help="leave the hosts up afterwards")
+    parser.add_argument(
+        "--web", nargs="?", type=web.address, const=web.DEFAULT, metavar="ADDRESS:PORT",
+        help=f"a web page to move it from, until Ctrl-C ({web.DEFAULT})",
+    )  # fmt: skip
     given = parser.parse_args()
     if os.geteuid() != 0:
         print("demo: this needs root, for the hosts' namespaces", file=sys.stderr)
@@ -152,8 +170,10 @@ def main() -> int:
             print("demo: another ./demo runs on this machine", file=sys.stderr)
             return 1
         try:
+            if given.web:
+                return on_a_page(*given.web)
             return play(given.back, given.keep)
-        except MoveFailed as failure:
+        except (MoveFailed, web.CannotListen) as failure:
             print(f"demo: {failure}", file=sys.stderr)
         except KeyboardInterrupt:
             print("demo: interrupted", file=sys.stderr)
