@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make this machine (Debian 12 or later, root) able to run ./demo and ./test: Debian packages for the
 # lab, and the virtual environment .venv. Quick when all is there; safe to run again, or by itself.
-#   ./bootstrap.sh [vm|web]    vm: also QEMU, for the virtual machines of tests/vm
+#   ./bootstrap.sh [vm] [web]  vm: also QEMU, for the virtual machines of tests/vm
 #                              web: also Chromium, for the test of the demo's page
 # This is for whoever tries the project out or works on it; hosts get ready by install.sh.
 set -eu
@@ -15,15 +15,16 @@ util-linux mount procps xz-utils zstd tar busybox-static ca-certificates"
 VM_PACKAGES="qemu-system-x86 qemu-utils e2fsprogs"
 WEB_PACKAGES="chromium chromium-driver"
 
-case ${1-} in
-'') ;;
-vm) PACKAGES="$PACKAGES $VM_PACKAGES" ;;
-web) PACKAGES="$PACKAGES $WEB_PACKAGES" ;;
-*)
-    sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2
-    exit 2
-    ;;
-esac
+for kind; do
+    case $kind in
+    vm) PACKAGES="$PACKAGES $VM_PACKAGES" ;;
+    web) PACKAGES="$PACKAGES $WEB_PACKAGES" ;;
+    *)
+        sed -n '2,/^set /{/^#/s/^# \{0,1\}//p}' "$0" >&2
+        exit 2
+        ;;
+    esac
+done
 
 say() { printf 'bootstrap: %s\n' "$*" >&2; }
 die() {
