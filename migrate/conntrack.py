@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 
@@ -9,6 +11,7 @@ import msgspec
 
 from migrate.errors import CommandFailed
 from migrate.run import run
+from transport.errors import StreamCorrupt
 
 # `conntrack -L` ends with 1 and this on stderr when nothing was found in some versions.
 NOTHING = "0 flow entries"
@@ -47,6 +50,19 @@ class Entry(msgspec.Struct, frozen=True):
         # That an address is translated must be said as such: else no packet would be.
         words += ["-g" if self.reply_source != self.target else "-r", self.reply_source[0]]
         words += ["-n" if self.reply_target != self.source else "-q", self.reply_target[0]]
+        return " ".join(words)
+
+    def aimed_at(self, target: tuple[str, int]) -> Entry:
+        """The same connection of a container that is reached by another address."""
+        return msgspec.structs.replace(self, target=target)
+
+    def delete_line(self) -> str:
+        """The line for `conntrack --load-file` that deletes this entry, and only this one."""
+        words = [
+            "-D", "-p", self.protocol, "-s", self.source[0], "-d", self.target[0],
+            "--sport", str(self.source[1]), "--dport", str(self.target[1]),
+            "-r", self.reply_source[0], "--reply-port-src", str(self.reply_source[1]),
+        ]  # fmt: skip
         return " ".join(words)
 
 
@@ -108,6 +124,25 @@ def flow(entry: Entry, address: str) -> Flow | None:
     return None
 
 
+def checked(entry: Entry) -> Entry:
+    """Give it back, or raise StreamCorrupt: what another host says becomes words for conntrack."""
+    ends = (entry.source, entry.target, entry.reply_source, entry.reply_target)
+    try:
+        for address, _ in ends:
+            ipaddress.IPv4Address(address)
+    except ValueError as problem:
+        raise StreamCorrupt(f"not a connection: {problem}") from problem
+    if not (
+        entry.protocol in ("tcp", "udp")
+        and all(0 < port < 1 << 16 for _, port in ends)
+        and re.fullmatch(r"[A-Z_0-9]{0,16}", entry.state)
+        and set(entry.status) <= {"SEEN_REPLY", "ASSURED"}
+        and 0 <= entry.timeout < 1 << 31
+    ):
+        raise StreamCorrupt(f"not a connection: {entry}")
+    return entry
+
+
 def present() -> bool:
     """Whether the program is installed."""
     return shutil.which("conntrack") is not None
@@ -123,6 +158,12 @@ def entries_of(address: str) -> list[Entry]:
         for entry in parse(_conntrack(["-L", option, address])):
             found[entry.key] = entry
     return list(found.values())
+
+
+def entries_to(protocol: str, port: int, mark: int) -> list[Entry]:
+    """All connections that came to that port of this host and have this bit in their marks."""
+    words = ["-L", "-p", protocol, "--orig-port-dst", str(port), "--mark", f"{mark:#x}/{mark:#x}"]
+    return parse(_conntrack(words))
 
 
 def load(entries: Sequence[Entry], address: str, mark: int, tries: int = 3) -> int:
