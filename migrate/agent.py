@@ -170,7 +170,8 @@ class Agent:
             case AskFrontends():
                 reply = Frontends(frontends=tuple(frontend_store.read()))
             case ReadyFrontend():
-                self.switch = frontend.Switch()
+                self.switch = frontend.Switch(message.leads)
+                self.switch.look()
             case SwitchFrontend():
                 self._lead(message)
                 reply = None
@@ -210,9 +211,11 @@ class Agent:
 
     def _lead(self, message: SwitchFrontend) -> None:
         """A container stands still until it has the answer; the disk comes afterwards."""
-        switch, self.switch = self.switch or frontend.Switch(), None
+        switch, self.switch = self.switch, None
+        if switch is None or switch.leads != message.leads:
+            switch = frontend.Switch(message.leads)
         with switch:
-            switch.do(message.leads)
+            switch.do()
             send(self.channel, Done())
             switch.note()
 

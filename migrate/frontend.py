@@ -6,10 +6,10 @@ lays them again.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -77,18 +77,16 @@ def remove(name: str) -> None:
         rest = [one for one in there if one.name != name]
         _lay(rest)
         frontend_store.write(rest)
-        entries = conntrack.entries_to(gone.protocol, gone.port, frontend_rules.MARK)
-        lines = "".join(entry.delete_line() + "\n" for entry in entries)
-        if lines:
-            run(["conntrack", "-R", "-"], stdin=lines, check=False, timeout=60)
+        line = conntrack.delete_line(gone.protocol, gone.port, gone.backend, frontend_rules.MARK)
+        run(["conntrack", "-R", "-"], stdin=line + "\n", check=False, timeout=60)
 
 
 def switch(name: str, backend: Backend) -> int:
     """Lead a front end to another backend; gives how many connections came along."""
     insist()
     old = named(frontend_store.read(), name).backend
-    with Switch() as program:
-        moved = program.do([Lead(name, old, backend)])
+    with Switch([Lead(name, old, backend)]) as program:
+        moved = program.do()
         program.note()
     return moved
 
@@ -124,44 +122,50 @@ def named(frontends: Sequence[Frontend], name: str) -> Frontend:
 
 
 class Switch:
-    """A change of backends that is to take a few milliseconds: its programs wait for the word.
+    """A change of backends that is to take some milliseconds: its programs wait for the word.
 
-    `do` changes the kernel, `note` the record: a container that stands still need not wait for the
-    disk. Between the two nobody else changes front ends of this host.
+    `look` lists the connections beforehand, since that takes as long as all the rest. `do` changes
+    the kernel, `note` the record: a container that stands still need not wait for the disk. Between
+    the two nobody else changes front ends of this host.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, leads: Sequence[Lead]) -> None:
+        self.leads = checked_leads(leads)
         self._stack = ExitStack()
         self._after: list[Frontend] = []
+        self._entries: list[Entry] | None = None
         self._rules: Waiting | None = Waiting(["nft", "-f", "-"])
         self._connections: Waiting | None = Waiting(["conntrack", "-R", "-"])
 
-    def __enter__(self) -> Switch:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def do(self, leads: Sequence[Lead]) -> int:
+    def look(self) -> None:
+        """Who comes after this is new, and no connection of the backend's yet."""
+        self._entries = stale(self._changes(frontend_store.read()))
+
+    def do(self) -> int:
         """Lead there, with all connections; gives how many these are. Twice is as good as once.
 
         Raises FrontendUnfit for one that leads neither where it should nor there already.
         """
-        leads = checked_leads(leads)
         self._stack.enter_context(frontend_store.locked())
         there = frontend_store.read()
-        changes = [_changed(named(there, lead.name), lead) for lead in leads]
+        changes = self._changes(there)
         self._after = [next((c for c in changes if c.name == one.name), one) for one in there]
-        entries = stale(changes)
-        self._transact(frontend_rules.lead(changes, (new for _, new in entries)))
-        moved = {new.key for _, new in entries}
-        # A packet may be faster, and a connection may just have ended: the rest is then not done.
-        for _ in range(TRIES):
-            if not entries or self._take_along(entries):
-                break
-            entries = stale(changes)
-            moved |= {new.key for _, new in entries}
-        return len(moved)
+        old = stale(changes) if self._entries is None else self._entries
+        ports = {(one.protocol, one.port): one for one in changes}
+        new = [
+            msgspec.structs.replace(e, reply_source=ports[e.protocol, e.target[1]].backend)
+            for e in old
+        ]
+        self._transact(frontend_rules.lead(changes, new))
+        if old and not self._take_along(changes, old, new):
+            self._take_rest_along(changes, new)
+        return len(new)
 
     def note(self) -> None:
         """Write it down."""
@@ -177,6 +181,9 @@ class Switch:
         self._rules = self._connections = None
         self._stack.close()
 
+    def _changes(self, there: Sequence[Frontend]) -> list[Frontend]:
+        return [_changed(named(there, lead.name), lead) for lead in self.leads]
+
     def _transact(self, text: str) -> None:
         program, self._rules = self._rules, None
         try:
@@ -190,14 +197,11 @@ class Switch:
             _lay(self._after)
             run(["nft", "-f", "-"], stdin=text, timeout=20)
 
-    def _take_along(self, entries: Sequence[tuple[Entry, Entry]]) -> bool:
-        mark = frontend_rules.MARK
-        lines = "".join(
-            f"{line}\n"
-            for line in itertools.chain.from_iterable(
-                (old.delete_line(), new.load_line(mark)) for old, new in entries
-            )
-        )
+    def _take_along(
+        self, changes: Sequence[Frontend], old: Sequence[Entry], new: Sequence[Entry]
+    ) -> bool:
+        """Replace these connections; False when something came between, and some may be missing."""
+        lines = _replacement(changes, old, new)
         program, self._connections = self._connections, None
         if program is None:
             return run(["conntrack", "-R", "-"], stdin=lines, check=False, timeout=60).ok
@@ -206,6 +210,34 @@ class Switch:
         except CommandFailed:
             return False
         return True
+
+    def _take_rest_along(self, changes: Sequence[Frontend], new: Sequence[Entry]) -> None:
+        """A packet was faster, and made one of them itself: then all after it are missing."""
+        for _ in range(TRIES):
+            there = {
+                entry.key
+                for one in changes
+                for entry in conntrack.entries_to(one.protocol, one.port, frontend_rules.MARK)
+            }
+            old, missing = stale(changes), [one for one in new if one.key not in there]
+            if not old and not missing:
+                return
+            if self._take_along(changes, old, missing):
+                return
+
+
+def _replacement(changes: Sequence[Frontend], old: Sequence[Entry], new: Sequence[Entry]) -> str:
+    """What `conntrack --load-file` is to do; `old` tells which backends there are to forget."""
+    mark = frontend_rules.MARK
+    gone = {
+        (one.protocol, one.port, entry.reply_source): None
+        for one in changes
+        for entry in old
+        if (entry.protocol, entry.target[1]) == (one.protocol, one.port)
+    }
+    lines = [conntrack.delete_line(*which, mark) for which in gone]
+    lines += [entry.load_line(mark) for entry in new]
+    return "".join(line + "\n" for line in lines)
 
 
 def _changed(frontend: Frontend, lead: Lead) -> Frontend:
@@ -216,10 +248,10 @@ def _changed(frontend: Frontend, lead: Lead) -> Frontend:
     return frontend.led_to(lead.new)
 
 
-def stale(changes: Sequence[Frontend]) -> list[tuple[Entry, Entry]]:
-    """The connections of these front ends that lead elsewhere: as they are, as they are to be."""
+def stale(changes: Sequence[Frontend]) -> list[Entry]:
+    """The connections of these front ends that lead elsewhere."""
     return [
-        (entry, msgspec.structs.replace(entry, reply_source=one.backend))
+        entry
         for one in changes
         for entry in conntrack.entries_to(one.protocol, one.port, frontend_rules.MARK)
         if entry.reply_source != one.backend

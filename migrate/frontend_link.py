@@ -60,7 +60,7 @@ class FrontendLink:
         assert self._link
         journal.push(SwitchFrontendBack(self.host, self.leads))
         with self._asking():
-            call(self._link.channel, ReadyFrontend(), Done, ANSWER)
+            call(self._link.channel, ReadyFrontend(self.leads), Done, ANSWER)
 
     def connections(self) -> tuple[Entry, ...]:
         """What this host knows of the connections that come by the front end, as the destination

@@ -181,6 +181,8 @@ class AskFrontends(Message):
 class ReadyFrontend(Message):
     """To a front end's host: `SwitchFrontend` comes soon, and is urgent. Answered by `Done`."""
 
+    leads: tuple[Lead, ...]
+
 
 class SwitchFrontend(Message):
     """To a front end's host: lead there from now on. Answered by `Done` as soon as it does."""

@@ -62,8 +62,8 @@ class Arrival:
     def adopt_connections(self, entries: Sequence[Entry]) -> None:
         """They come by a front end, and are to go on here, whoever speaks first."""
         if entries and conntrack.present():
-            conntrack.load([conntrack.checked(one) for one in entries],
-                           entries[0].reply_source[0], 0)  # fmt: skip
+            found = [conntrack.checked(one) for one in entries]
+            conntrack.load_at_once(found, found[0].reply_source[0], 0)
 
     def commit(self) -> None:
         """The tasks are told to run: packets go to them here."""

@@ -61,9 +61,9 @@ def test_translation_is_said_as_such() -> None:
     assert one(PUBLISHED).load_line(0x10000000) == (
         "-A -t 431999 -p tcp -s 10.1.0.1 -d 10.1.0.2 --sport 37134 --dport 8080 "
         "--reply-port-src 80 --reply-port-dst 37134 -m 0x10000000 -u SEEN_REPLY,ASSURED "
-        "--state ESTABLISHED -g 10.2.0.9 -q 10.1.0.1"
+        "--state ESTABLISHED -g 10.2.0.9:80 -q 10.1.0.1"
     )
-    assert one(OPENED).load_line(1).endswith("-r 10.1.0.1 -n 10.1.0.2")
+    assert one(OPENED).load_line(1).endswith("-r 10.1.0.1 -n 10.1.0.2:4001")
 
 
 @given(st.text())
