@@ -27,7 +27,7 @@ from migrate.messages import (
 )
 from migrate.network_facts import NetworkFacts
 from migrate.network_mode import FOLLOW, FRONTEND, HOME, NONE, Choice, Ends, choose
-from migrate.protocol import call, expect, send
+from migrate.protocol import call
 from migrate.run import run
 from migrate.source_view import SourceView
 from migrate.undo import EndForwardAt, RemoveForward
@@ -161,11 +161,10 @@ class Departure:
         if self._switch:
             self._switch.do()
         if self._frontend and self._channel:
-            if self._connections:  # both at once
-                send(self._channel, AdoptConnections(self._connections))
-            self._frontend.switch()
             if self._connections:
-                expect(self._channel, Done, ANSWER)
+                call(self._channel, AdoptConnections(self._connections), Done, ANSWER)
+            # Last: when the destination undoes, it should not be led to. It would answer with RST.
+            self._frontend.switch()
 
     def committed(self) -> list[str]:
         """It runs there. Gives warnings."""

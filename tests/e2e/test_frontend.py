@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from examples.quake.build_image import PORT as QUAKE_PORT
+from tests.e2e import test_crash as crash
 from tests.e2e.quake_world import QuakeWorld, differences
 from tests.e2e.world import ADDRESS, NETWORK, PAIRS, SUBNET, World, eventually
 from tests.lab.host import HostSpec, LabHost
@@ -245,16 +246,62 @@ def test_two_clients_with_one_port(world: FrontWorld) -> None:
     assert len({one[2] for one in first + then + last}) == 1
 
 
-def test_a_failed_move_leads_the_clients_back(world: FrontWorld) -> None:
-    """Undone after the switch: it fails at the last moment before commit."""
+# Fails when connections are replaced, once, and when they are then looked for.
+BROKEN = """#!/bin/sh
+case $1 in
+-R) [ -e /root/fail ] && touch /root/failed && exit 1 ;;
+-L) [ -e /root/failed ] && rm -f /root/fail /root/failed && exit 1 ;;
+esac
+exec /usr/sbin/conntrack "$@"
+"""
+
+
+def test_a_move_that_fails_after_the_switch_leads_the_clients_back(world: FrontWorld) -> None:
     start_tcp(world)
     client = connect(world)
-    failed = world.tcp.try_migrate(world.a, "server", "b", *BY, "--max-freeze", "0.01")
-    assert failed.returncode == 55, failed.stderr
+    world.front.write("/usr/local/bin/conntrack", BROKEN, 0o755)
+    try:
+        world.front.run(["touch", "/root/fail"])
+        failed = world.tcp.try_migrate(world.a, "server", "b", *BY)
+        assert not world.front.run(["ls", "/root/fail"], check=False).ok, "it came to the switch"
+    finally:
+        world.front.run(["rm", "-f", "/usr/local/bin/conntrack", "/root/fail", "/root/failed"])
+    assert failed.returncode == 25, failed.stderr
     time.sleep(1)
     report = end_tcp(world, client)
     assert not report["errors"], report
     assert world.leads("web") == f"{world.a.address}:{PUBLISHED}"
+    listed = world.front.run(["nft", "list", "map", "ip", "migrate_frontend", "backends"]).stdout
+    assert f"{world.a.address} . {PUBLISHED}" in listed
+    assert world.tcp.state(world.a, "server") == "running"
+    world.tcp.assert_clean()
+
+
+@pytest.mark.parametrize(
+    ("victim", "phase"),
+    [("source", "freeze"), ("source", "commit-sent"), ("source", "confirmed"), ("agent", "owned")],
+)
+def test_killed_in_the_middle_the_clients_get_to_where_it_runs(
+    world: FrontWorld, victim: str, phase: str
+) -> None:
+    start_tcp(world)
+    client = connect(world)
+    moving = world.a.popen(["migrate", "move", "server", "b", "--json", *BY])
+    host, role, pattern = {
+        "source": (world.a, "source", "migrate mov[e] server"),
+        "agent": (world.b, "destination", "migrate agen[t]"),
+    }[victim]
+    crash.wait_for_phase(host, role, phase, moving)
+    crash.kill(host, pattern)
+    moving.communicate(timeout=60)
+    crash.settle(world.tcp)
+    time.sleep(1)
+    report = end_tcp(world, client)
+    assert not report["errors"], report
+    at_b = world.tcp.state(world.b, "server") == "running"
+    assert at_b != (world.tcp.state(world.a, "server") == "running")
+    where = world.b if at_b else world.a
+    assert world.leads("web") == f"{where.address}:{PUBLISHED}"
     world.tcp.assert_clean()
 
 

@@ -21,8 +21,13 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(frontend_store, "DIRECTORY", tmp_path)
     monkeypatch.setattr("os.geteuid", lambda: 0)
     monkeypatch.setattr(frontend, "laid", lambda: False)
-    monkeypatch.setattr(frontend, "add", lambda new, taken: noted.append(new) or True)
-    monkeypatch.setattr(frontend, "switch", lambda *words: noted.append(words) or 3)
+
+    def switch(*words: Any) -> int:
+        noted.append(words)
+        return 3
+
+    monkeypatch.setattr(frontend, "add", lambda new, taken: noted.append(new))
+    monkeypatch.setattr(frontend, "switch", switch)
     monkeypatch.setattr(frontend, "remove", noted.append)
     monkeypatch.setattr(frontend, "restore", lambda: 2)
     frontend_store.write([GAME])

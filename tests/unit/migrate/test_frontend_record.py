@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,21 +46,17 @@ def test_a_backend_is_read(host: str, port: int, default: int) -> None:
 
 
 @given(st.text(max_size=20))
-def test_any_other_text_is_refused_in_words(text: str) -> None:
+def test_any_other_text_is_refused(text: str) -> None:
     """What is accepted can be put into a rule."""
-    try:
+    with suppress(BadTarget):
         protocol, port = parse_port(text)
         assert protocol in ("tcp", "udp")
         assert 0 < port < 65536
-    except BadTarget as refused:
-        assert refused.message
-    try:
+    with suppress(BadTarget):
         host, port = parse_backend(text, 80)
         assert host.isascii()
         assert not set(host) & set(" {}:;\"'\n")
         assert 0 < port < 65536
-    except BadTarget as refused:
-        assert refused.message
 
 
 @pytest.mark.parametrize(
