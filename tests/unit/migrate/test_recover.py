@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from migrate import journal as journal_module
 from migrate import frontend, recover, recover_remote, undo
+from migrate import journal as journal_module
 from migrate.errors import AgentFailed, Busy, OutcomeUnknown
 from migrate.journal import COMMIT_SENT, CONFIRMED, OWNED, RUNNING, Header, Journal, find
 from migrate.messages import AskOutcome, Done, Finish, Outcome
