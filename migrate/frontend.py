@@ -168,9 +168,11 @@ class Switch:
         return len(new)
 
     def note(self) -> None:
-        """Write it down."""
+        """Write it down; and who was let in by the old rules just then is led there, too."""
         if self._after:
             frontend_store.write(self._after)
+            names = {lead.name for lead in self.leads}
+            self._take_rest_along([one for one in self._after if one.name in names], ())
         self.close()
 
     def close(self) -> None:

@@ -139,6 +139,23 @@ assert again.count("-A") == 1 and "-D" not in again and "--sport 5001" in again,
 
 
 @needs_root
+def test_who_came_in_between_is_led_there_too(tmp_path: Path) -> None:
+    inside(
+        tmp_path,
+        """
+frontend.add(GAME)
+with frontend.Switch([Lead("game", GAME.backend, ("10.0.0.2", 27999))]) as switch:
+    assert switch.do() == 0
+    assert told() == ""
+    (top / "table").write_text(PLAYER)
+    switch.note()
+assert told().startswith("-D -p udp --orig-port-dst 27960 --reply-src 10.0.0.1"), told()
+assert frontend_store.read()[0].backend == ("10.0.0.2", 27999)
+""",
+    )
+
+
+@needs_root
 def test_only_from_where_it_leads_and_twice_is_as_good(tmp_path: Path) -> None:
     inside(
         tmp_path,
