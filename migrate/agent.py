@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 
-from migrate import __version__, forward
+from migrate import __version__, forward, frontend, frontend_store
 from migrate.destination import Destination
 from migrate.errors import AgentFailed, ProtocolMismatch
 from migrate.guard import Guard
@@ -24,7 +24,9 @@ from migrate.host_facts import facts
 from migrate.host_setup import host_id, make_state_dirs
 from migrate.messages import (
     Abandon,
+    AdoptConnections,
     AskCache,
+    AskFrontends,
     AskOutcome,
     Begin,
     CacheDigests,
@@ -36,6 +38,7 @@ from migrate.messages import (
     Failed,
     Finish,
     FollowForward,
+    Frontends,
     Greeting,
     Hello,
     HomeForward,
@@ -44,12 +47,14 @@ from migrate.messages import (
     Message,
     OpenFile,
     Prepare,
+    ReadyFrontend,
     Restore,
     RootfsPass,
     SetForward,
     SmallFiles,
     Survey,
     SwitchForward,
+    SwitchFrontend,
 )
 from migrate.protocol import (
     FILE_PIECE,
@@ -81,6 +86,7 @@ class Agent:
         self.destination = Destination(self.facts)
         self.greeted = False
         self.asked = ""  # the session of an `AskOutcome` that we own
+        self.switch: frontend.Switch | None = None  # of front ends of this host
         self.failed = False  # after a failure all content is dropped until the source goes
 
     def serve(self) -> int:
@@ -160,6 +166,16 @@ class Agent:
                 reply = None
             case HomeForward():
                 self.destination.network.come_home(message.ident)
+            case AdoptConnections():
+                self.destination.network.adopt_connections(message.entries)
+            case AskFrontends():
+                reply = Frontends(frontends=tuple(frontend_store.read()))
+            case ReadyFrontend():
+                self.switch = frontend.Switch(message.leads)
+                self.switch.look()
+            case SwitchFrontend():
+                self._lead(message)
+                reply = None
             case AskCache():
                 for digests in self.destination.cache_digests():
                     send(self.channel, CacheDigests(digests=digests))
@@ -193,6 +209,16 @@ class Agent:
         if reply is not None:
             send(self.channel, reply)
         return not isinstance(message, Abandon | Finish)
+
+    def _lead(self, message: SwitchFrontend) -> None:
+        """A container stands still until it has the answer; the disk comes afterwards."""
+        switch, self.switch = self.switch, None
+        if switch is None or switch.leads != message.leads:
+            switch = frontend.Switch(message.leads)
+        with switch:
+            switch.do()
+            send(self.channel, Done())
+            switch.note()
 
     def _part(self, message: Message) -> None:
         """A part of the checkpoint."""

@@ -84,8 +84,12 @@ def add_way(verb: argparse.ArgumentParser) -> None:
         help="neither use nor keep memory for the way back (`migrate cache`)",
     )  # fmt: skip
     verb.add_argument(
-        "--network-mode", choices=["auto", "forward", "none"], default="auto",
+        "--network-mode", choices=["auto", "forward", "frontend", "none"], default="auto",
         help="how clients find it afterwards (default: what preflight picks)",
+    )  # fmt: skip
+    verb.add_argument(
+        "--frontend", metavar="HOST",
+        help="a host with `migrate frontend`, which leads clients to wherever it runs",
     )  # fmt: skip
     verb.add_argument(
         "--hook", action="append", type=hook, default=[], metavar="PHASE=COMMAND",
@@ -131,6 +135,17 @@ def add_evacuate(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def add_frontend(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "action", choices=["add", "switch", "list", "remove", "restore"],
+        help="restore: lay all again, after a boot",
+    )  # fmt: skip
+    verb.add_argument(
+        "words", nargs="*", metavar="WORD",
+        help="add NAME PORT[/udp] BACKEND[:PORT]; switch NAME BACKEND[:PORT]; remove NAME",
+    )  # fmt: skip
+
+
 def add_return(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("containers", metavar="CONTAINER", nargs="*", help="default: all")
     verb.add_argument("--from", dest="source", metavar="HOST", help="only what is there")
@@ -144,5 +159,6 @@ def way_words(given: argparse.Namespace) -> list[str]:
         f"--restore={given.restore}", f"--network-mode={given.network_mode}",
     ]  # fmt: skip
     words += [f"--hook={phase}={command}" for phase, command in given.hook]
+    words += [f"--frontend={given.frontend}"] if given.frontend else []
     words += ["--throttle"] if given.throttle else []
     return [*words, "--no-cache"] if given.no_cache else words

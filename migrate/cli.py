@@ -15,7 +15,7 @@ from transport.errors import Failure
 
 COMMANDS = (
     "move", "fetch", "evacuate", "return", "setup", "check", "recover", "cache", "report",
-    "forward", "agent", "source", "version",
+    "forward", "frontend", "agent", "source", "version",
 )  # fmt: skip
 HERE = ("move", "fetch", "evacuate", "return")  # need this host's Docker, whatever HOST they name
 USAGE = """\
@@ -29,6 +29,8 @@ migrate recover                           bring order after a crash or a broken 
 migrate cache [list | clear] [NAME]       memory kept of containers that left here
 migrate report FILE [--output PICTURE]    draw what `move --json` has printed
 migrate forward list|apply|remove [WHICH] what this host receives for containers that have moved
+migrate frontend add|switch|list|remove|restore [NAME ...]
+                                          ports of this host that lead to wherever a service runs
 migrate version
 
 HOST is [user@]host[:port] or an alias of ~/.ssh/config. `move` is only needed for a container that
@@ -90,6 +92,8 @@ def parser() -> argparse.ArgumentParser:
     forward.add_argument(
         "which", nargs="?", metavar="WHICH", help="to remove: a container's name, or a forward's id"
     )
+    frontend = verb("frontend", "Ports of this host that lead to wherever a service runs.")
+    arguments.add_frontend(frontend)
     verb("agent", "The destination's end of a migration; started over SSH.")
     source = verb("source", "The source's end of a `fetch`; started over SSH.")
     source.add_argument("container", nargs="?", metavar="CONTAINER")
@@ -175,6 +179,10 @@ def _dispatch(given: argparse.Namespace) -> int:
         from migrate import command_forward
 
         return command_forward.run_command(given)
+    if given.command == "frontend":
+        from migrate import command_frontend
+
+        return command_frontend.run_command(given)
     if given.command == "source":
         from migrate.fetched import main as source
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 
@@ -9,6 +11,7 @@ import msgspec
 
 from migrate.errors import CommandFailed
 from migrate.run import run
+from transport.errors import StreamCorrupt
 
 # `conntrack -L` ends with 1 and this on stderr when nothing was found in some versions.
 NOTHING = "0 flow entries"
@@ -44,10 +47,18 @@ class Entry(msgspec.Struct, frozen=True):
             words += ["-u", ",".join(self.status)]
         if self.state:
             words += ["--state", self.state]
-        # That an address is translated must be said as such: else no packet would be.
-        words += ["-g" if self.reply_source != self.target else "-r", self.reply_source[0]]
-        words += ["-n" if self.reply_target != self.source else "-q", self.reply_target[0]]
+        # That an address is translated must be said as such: else no packet would be. With the
+        # port: where both are, conntrack (1.4.8) forgets --reply-port-src and --reply-port-dst.
+        for plain, translated, was, now in (
+            ("-r", "-g", self.target, self.reply_source),
+            ("-q", "-n", self.source, self.reply_target),
+        ):
+            words += [plain, now[0]] if now == was else [translated, f"{now[0]}:{now[1]}"]
         return " ".join(words)
+
+    def aimed_at(self, target: tuple[str, int]) -> Entry:
+        """The same connection of a container that is reached by another address."""
+        return msgspec.structs.replace(self, target=target)
 
 
 class Flow(msgspec.Struct, frozen=True):
@@ -108,6 +119,25 @@ def flow(entry: Entry, address: str) -> Flow | None:
     return None
 
 
+def checked(entry: Entry) -> Entry:
+    """Give it back, or raise StreamCorrupt: what another host says becomes words for conntrack."""
+    ends = (entry.source, entry.target, entry.reply_source, entry.reply_target)
+    try:
+        for address, _ in ends:
+            ipaddress.IPv4Address(address)
+    except ValueError as problem:
+        raise StreamCorrupt(f"not a connection: {problem}") from problem
+    if not (
+        entry.protocol in ("tcp", "udp")
+        and all(0 < port < 1 << 16 for _, port in ends)
+        and re.fullmatch(r"[A-Z_0-9]{0,16}", entry.state)
+        and set(entry.status) <= {"SEEN_REPLY", "ASSURED"}
+        and 0 <= entry.timeout < 1 << 31
+    ):
+        raise StreamCorrupt(f"not a connection: {entry}")
+    return entry
+
+
 def present() -> bool:
     """Whether the program is installed."""
     return shutil.which("conntrack") is not None
@@ -123,6 +153,29 @@ def entries_of(address: str) -> list[Entry]:
         for entry in parse(_conntrack(["-L", option, address])):
             found[entry.key] = entry
     return list(found.values())
+
+
+def delete_line(protocol: str, port: int, backend: tuple[str, int], mark: int) -> str:
+    """The line for `conntrack --load-file` that deletes what came to that port of this host, was
+    led to that backend, and has this bit in its mark: one pass over the table for all of them."""
+    words = [
+        "-D", "-p", protocol, "--orig-port-dst", str(port), "--reply-src", backend[0],
+        "--reply-port-src", str(backend[1]), "--mark", f"{mark:#x}/{mark:#x}",
+    ]  # fmt: skip
+    return " ".join(words)
+
+
+def entries_to(protocol: str, port: int, mark: int) -> list[Entry]:
+    """All connections that came to that port of this host and have this bit in their marks."""
+    words = ["-L", "-p", protocol, "--orig-port-dst", str(port), "--mark", f"{mark:#x}/{mark:#x}"]
+    return parse(_conntrack(words))
+
+
+def load_at_once(entries: Sequence[Entry], address: str, mark: int) -> None:
+    """As `load`, when every millisecond counts and most likely none of them is there."""
+    lines = "".join(entry.load_line(mark) + "\n" for entry in entries)
+    if not run(["conntrack", "-R", "-"], stdin=lines, check=False, timeout=60).ok:
+        load(entries, address, mark)
 
 
 def load(entries: Sequence[Entry], address: str, mark: int, tries: int = 3) -> int:

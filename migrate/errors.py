@@ -55,6 +55,21 @@ class ProtocolMismatch(Failure):
     default_remedy = "install the same version of migrate on both hosts"
 
 
+class FrontendUnreachable(Failure):
+    """The front end cannot be asked (no way there, no `migrate` of this version); nothing was
+    moved."""
+
+    exit_code = 25
+    default_remedy = "`migrate check HOST` says whether it can be reached"
+
+
+class FrontendUnfit(Failure):
+    """A front end is not there, leads elsewhere than it should, or its port or name is taken."""
+
+    exit_code = 26
+    default_remedy = "see `migrate frontend list` there"
+
+
 class HostUnfit(Failure):
     """A package, a kernel option or a service that is needed is missing."""
 

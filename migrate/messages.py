@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import msgspec
 
+from migrate.conntrack import Entry
 from migrate.container_spec import ContainerSpec
 from migrate.forward_record import Forward
+from migrate.frontend_record import Frontend, Lead
 from migrate.host_facts import HostFacts
 from migrate.placement import DestinationView
 from migrate.preflight import Usage
@@ -165,6 +167,29 @@ class SwitchForward(Message):
     new: str
 
 
+class AdoptConnections(Message):
+    """After `Ready`: connections that come by a front end, as the destination is to know them
+    before the container speaks. Answered by `Done`."""
+
+    entries: tuple[Entry, ...]
+
+
+class AskFrontends(Message):
+    """To a front end's host: what does it lead where? Answered by `Frontends`."""
+
+
+class ReadyFrontend(Message):
+    """To a front end's host: `SwitchFrontend` comes soon, and is urgent. Answered by `Done`."""
+
+    leads: tuple[Lead, ...]
+
+
+class SwitchFrontend(Message):
+    """To a front end's host: lead there from now on. Answered by `Done` as soon as it does."""
+
+    leads: tuple[Lead, ...]
+
+
 class Survey(Message):
     """What could this host take in? Changes nothing. Answered by `Offer`."""
 
@@ -203,6 +228,12 @@ class Offer(Message):
     listening: tuple[Listener, ...]
     load: float
     probe: str = ""
+
+
+class Frontends(Message):
+    """All front ends of that host."""
+
+    frontends: tuple[Frontend, ...]
 
 
 class Welcome(Message):
@@ -288,11 +319,16 @@ Request = (
     | EndForward
     | FollowForward
     | SwitchForward
+    | AdoptConnections
+    | AskFrontends
+    | ReadyFrontend
+    | SwitchFrontend
     | Survey
 )
 Reply = (
     Greeting
     | Offer
+    | Frontends
     | Welcome
     | Prepared
     | CacheDigests

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 
 from migrate.freeze import MAX_FREEZE
 from migrate.hooks import Hook
+from migrate.network_mode import FRONTEND
 from migrate.switchover import MAX_DOWNTIME, MAX_ROUNDS
 from transport.bucket import RateLimit
+from transport.errors import BadTarget
 
 
 @dataclass(frozen=True)
 class Options:
     """`tcp`: `established` or `close`; `max_freeze`, `max_downtime`: seconds; `memory_source`: one
     of `outgoing.SOURCES`; `restore`: `auto`, `eager` or `lazy`; `cache`: use and keep memory for
-    the way back; `network`: `auto`, `forward` or `none`.
+    the way back; `network`: `auto`, `forward`, `frontend` or `none`; `frontend`: the host
+    that has the front ends.
 
     `bwlimit` holds for all but the freeze, of which the bytes are made up for by whoever shares it.
     """
@@ -33,17 +36,28 @@ class Options:
     restore: str = "auto"
     cache: bool = True
     network: str = "auto"
+    frontend: str | None = None
     bwlimit: RateLimit | None = None
     hooks: tuple[Hook, ...] = ()
 
 
 def options_of(given: Namespace, host: str) -> Options:
-    """From the words of the command line (migrate/arguments.py: `add_one`, `add_way`)."""
+    """From the words of the command line (migrate/arguments.py: `add_one`, `add_way`).
+
+    Raises BadTarget when a front end is wanted and none is named, or the other way round.
+    """
+    if given.frontend and given.network_mode == "auto":
+        given.network_mode = FRONTEND
+    if bool(given.frontend) != (given.network_mode == FRONTEND):
+        raise BadTarget(
+            f"--network-mode {given.network_mode} with{'' if given.frontend else 'out'} --frontend",
+            "--frontend HOST names the front end, and alone is enough",
+        )
     return Options(
         container=given.container, host=host, tcp=given.tcp, keep=given.keep, force=given.force,
         max_freeze=given.max_freeze, max_downtime=given.max_downtime,
         max_rounds=given.max_rounds, throttle=given.throttle,
         memory_source=given.memory_source, restore=given.restore, cache=not given.no_cache,
-        network=given.network_mode, bwlimit=given.bwlimit,
+        network=given.network_mode, frontend=given.frontend, bwlimit=given.bwlimit,
         hooks=tuple(Hook(*one) for one in given.hook),
     )  # fmt: skip

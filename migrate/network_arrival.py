@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from migrate import conntrack, forward, forward_store
@@ -56,6 +58,12 @@ class Arrival:
         # Docker flushes the address's connections when it plugs the container in.
         self._entries = forward.adopt(record)
         self._switch = forward.Switch(record, away=False)
+
+    def adopt_connections(self, entries: Sequence[Entry]) -> None:
+        """They come by a front end, and are to go on here, whoever speaks first."""
+        if entries and conntrack.present():
+            found = [conntrack.checked(one) for one in entries]
+            conntrack.load_at_once(found, found[0].reply_source[0], 0)
 
     def commit(self) -> None:
         """The tasks are told to run: packets go to them here."""

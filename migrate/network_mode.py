@@ -2,7 +2,8 @@
 
 `forward`: the host that clients know goes on to receive, and passes on. `home`: the container comes
 back to that host, and its detour ends. `follow`: it moves on to a third host, and the one that
-clients know passes on to that, without a detour by this host. `none`: nothing is done.
+clients know passes on to that, without a detour by this host. `frontend`: a host of its own that
+all clients go to leads them on. `none`: nothing is done.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from migrate.network_facts import NetworkFacts
 from migrate.networks import NetworkSpec
 
 AUTO, FORWARD, NONE, HOME, FOLLOW = "auto", "forward", "none", "home", "follow"
+FRONTEND = "frontend"  # not decided here: the front end knows (migrate/frontend_link.py)
 WANTED = (AUTO, FORWARD, NONE)
 
 

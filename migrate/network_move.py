@@ -14,10 +14,19 @@ from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
 from migrate.errors import CommandFailed, ContainerNotFound, HostUnfit, Unsupported
 from migrate.forward_record import ANCHOR, TARGET, Forward, bridge_name
+from migrate.frontend_link import FrontendLink
 from migrate.journal import Header, Journal
-from migrate.messages import Done, EndForward, FollowForward, HomeForward, SetForward, SwitchForward
+from migrate.messages import (
+    AdoptConnections,
+    Done,
+    EndForward,
+    FollowForward,
+    HomeForward,
+    SetForward,
+    SwitchForward,
+)
 from migrate.network_facts import NetworkFacts
-from migrate.network_mode import FOLLOW, HOME, NONE, Choice, Ends, choose
+from migrate.network_mode import FOLLOW, FRONTEND, HOME, NONE, Choice, Ends, choose
 from migrate.protocol import call
 from migrate.run import run
 from migrate.source_view import SourceView
@@ -38,7 +47,14 @@ class Peer(Protocol):
 class Departure:
     """One container's way out, in the order of the methods. `choice` says what was decided."""
 
-    def __init__(self, docker: DockerHost, session: str, wanted: str) -> None:
+    def __init__(
+        self, docker: DockerHost, session: str, wanted: str, frontend: str | None = None
+    ) -> None:
+        """`wanted`: a network mode; `frontend`: the host of front ends that lead to it."""
+        self._frontend = FrontendLink(frontend) if frontend else None
+        self._channel: Channel | None = None
+        self._journal: Journal | None = None
+        self._connections: tuple[Entry, ...] = ()
         self._docker = docker
         self._session = session
         self._wanted = wanted
@@ -59,6 +75,12 @@ class Departure:
             there_ip=address or "", here_id=here_id, there_id=there_id, there_name=name,
         )  # fmt: skip
         self._known = forward_to(view.spec.source_id)
+        if self._frontend:
+            reason = self._frontend.find(
+                view.spec, here.network, there.network, ends.there_ip, name
+            )
+            self.choice = Choice(FRONTEND, reason)
+            return self.choice
         self.choice = choose(
             self._wanted, self._session, view.spec, ends, self._known, self._anchor(there_id)
         )
@@ -97,6 +119,7 @@ class Departure:
 
     def _prepare(self, channel: Channel, journal: Journal) -> None:
         choice = self.choice
+        self._channel, self._journal = channel, journal
         if choice.mode == HOME:
             call(channel, HomeForward(choice.ends), Done, ANSWER)
         if not choice.anchor or not choice.target:
@@ -129,15 +152,23 @@ class Departure:
         """The freeze begins: be ready to switch in a millisecond."""
         if self._record:
             self._switch = forward.Switch(self._record, away=True)
+        if self._frontend and self._journal:
+            self._connections = self._frontend.connections()
+            self._frontend.ready(self._journal)
 
     def switch(self) -> None:
         """All sockets are there, held: from now on packets go to the destination."""
         if self._switch:
             self._switch.do()
+        if self._frontend and self._channel:
+            if self._connections:
+                call(self._channel, AdoptConnections(self._connections), Done, ANSWER)
+            # Last: when the destination undoes, it should not be led to. It would answer with RST.
+            self._frontend.switch()
 
     def committed(self) -> list[str]:
         """It runs there. Gives warnings."""
-        if self.choice.mode == NONE and self._known:
+        if self.choice.mode in (NONE, FRONTEND) and self._known:
             return [warning] if (warning := end_both(self._known)) else []
         if self.choice.mode != FOLLOW or not self._known or not self._third_host:
             return []
@@ -152,6 +183,8 @@ class Departure:
     def close(self) -> None:
         if self._switch:
             self._switch.close()
+        if self._frontend:
+            self._frontend.close()
         self._third.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from migrate import hooks
+from migrate import frontend, hooks
 from migrate.agent_link import AgentLink, link_to
 from migrate.errors import AgentFailed, Busy, OutcomeUnknown
 from migrate.fetch import recover_destination
@@ -38,6 +38,11 @@ def recover_all() -> tuple[list[str], list[Failure]]:
         except Failure as failure:
             failed.append(failure)
     again, not_again = lay_again(all_of_them=False)
+    try:
+        if laid := frontend.restore_missing():
+            again.append(f"{laid} front ends of this host are in force")
+    except Failure as failure:
+        not_again.append(failure)
     return said + again, failed + not_again
 
 

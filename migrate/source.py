@@ -120,7 +120,9 @@ class Migration:
             self.link.channel.check = interrupts.check
             interrupts.polite()
             greeting = self.link.greet()
-            self.network = Departure(self.docker, self.session, self.options.network)
+            self.network = Departure(
+                self.docker, self.session, self.options.network, self.options.frontend
+            )
             stack.callback(self.network.close)
             self._explain(
                 self.network.decide(

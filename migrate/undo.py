@@ -25,7 +25,8 @@ from migrate.agent_link import AgentLink
 from migrate.container_spec import RUNTIME
 from migrate.docker_host import DockerHost
 from migrate.errors import Busy, ContainerNotFound
-from migrate.messages import Done, EndForward
+from migrate.frontend_record import Lead
+from migrate.messages import Done, EndForward, SwitchFrontend
 from migrate.protocol import call
 from migrate.run import run
 from migrate.runtime import abort
@@ -130,6 +131,14 @@ class EndForwardAt(msgspec.Struct, frozen=True, tag="end-forward-at"):
     ident: str
 
 
+class SwitchFrontendBack(msgspec.Struct, frozen=True, tag="switch-frontend-back"):
+    """The front ends at a host, which is called `peer` in SSH, lead to where they led before.
+    `leads`: as they were to be changed."""
+
+    peer: str
+    leads: tuple[Lead, ...]
+
+
 Step = (
     Thaw
     | UnlockNetwork
@@ -147,6 +156,7 @@ Step = (
     | RemoveForward
     | LeadAway
     | EndForwardAt
+    | SwitchFrontendBack
 )
 
 
@@ -202,6 +212,11 @@ def undo(step: Step) -> None:
             with AgentLink(peer) as link:
                 link.greet()
                 call(link.channel, EndForward(ident), Done, ANSWER)
+        case SwitchFrontendBack(peer, leads):
+            with AgentLink(peer) as link:
+                link.greet()
+                back = tuple(lead.back() for lead in leads)
+                call(link.channel, SwitchFrontend(back), Done, ANSWER)
 
 
 def _restore_cpu_limit(path: Path, content: str) -> None:

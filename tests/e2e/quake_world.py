@@ -147,12 +147,12 @@ class QuakeWorld:
 
     # -- moving ----------------------------------------------------------------------------------
 
-    def move(self, source: LabHost, to: LabHost, *, live: bool = False) -> str:
+    def move(self, source: LabHost, to: LabHost, *options: str, live: bool = False) -> str:
         """`migrate quake HOST` on `source`. Raises MoveFailed.
 
         `live`: its output goes where ours does. Else it is called with --json, and given back.
         """
-        argv = source.enter(["migrate", NAME, to.name, *([] if live else ["--json"])])
+        argv = source.enter(["migrate", NAME, to.name, *options, *([] if live else ["--json"])])
         pipe = None if live else subprocess.PIPE
         process = subprocess.Popen(
             argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True

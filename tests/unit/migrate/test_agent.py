@@ -10,13 +10,17 @@ from typing import Any
 import pytest
 
 from migrate import agent as agent_module
+from migrate import frontend, frontend_store
 from migrate.agent import Agent
 from migrate.destination import Destination
 from migrate.errors import AgentFailed, DockerUnavailable, NoSpace, RestoreFailed
+from migrate.frontend_record import Frontend, Lead
 from migrate.host_facts import HostFacts
 from migrate.messages import (
     Abandon,
+    AdoptConnections,
     AskCache,
+    AskFrontends,
     AskOutcome,
     CacheDigests,
     CloseFile,
@@ -25,6 +29,7 @@ from migrate.messages import (
     DropObjects,
     Filled,
     Finish,
+    Frontends,
     Greeting,
     Hello,
     MemoryObject,
@@ -35,11 +40,13 @@ from migrate.messages import (
     Prepare,
     Prepared,
     Ready,
+    ReadyFrontend,
     Restore,
     RootfsPass,
     Running,
     SmallFile,
     SmallFiles,
+    SwitchFrontend,
 )
 from migrate.protocol import (
     FILE_PIECE,
@@ -338,3 +345,52 @@ def test_another_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         expect(channel, Greeting, 1.0)
     assert isinstance(agent.destination, Fake)
     assert "prepare" not in agent.destination.log
+
+
+def test_a_front_end_is_switched_first_and_then_written_down(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[Any] = []
+
+    class Switch:
+        def __init__(self, leads: tuple[Lead, ...]) -> None:
+            self.leads = leads
+            log.append("made")
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            log.append("closed")
+
+        def look(self) -> None:
+            log.append("look")
+
+        def do(self) -> None:
+            log.append("do")
+
+        def note(self) -> None:
+            log.append("note")
+
+    monkeypatch.setattr(frontend, "Switch", Switch)
+    game = Frontend("game", "udp", 1, ("10.0.0.1", 1))
+    monkeypatch.setattr(frontend_store, "read", lambda: [game])
+    assert call(served.channel, AskFrontends(), Frontends, 5.0).frontends == (game,)
+    there = (Lead("game", ("10.0.0.1", 1), ("10.0.0.2", 1)),)
+    call(served.channel, ReadyFrontend(there), Done, 5.0)
+    call(served.channel, SwitchFrontend(there), Done, 5.0)
+    back = (there[0].back(),)  # not what it was made ready for, and nothing is ready now
+    call(served.channel, SwitchFrontend(back), Done, 5.0)
+    call(served.channel, AskFrontends(), Frontends, 5.0)
+    one = ["do", "note", "closed"]
+    assert log == ["made", "look", *one, "made", *one]
+
+
+def test_connections_are_the_destinations_business(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+    network = SimpleNamespace(adopt_connections=told.append)
+    monkeypatch.setattr(Fake, "network", network)
+    call(served.channel, AdoptConnections(()), Done, 5.0)
+    assert told == [()]

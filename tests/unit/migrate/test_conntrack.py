@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from migrate import conntrack
 from migrate.conntrack import Entry, Flow, flow, parse
 from migrate.run import Result
+from transport.errors import StreamCorrupt
 
 PUBLISHED = (
     "tcp      6 431999 ESTABLISHED src=10.1.0.1 dst=10.1.0.2 sport=37134 dport=8080 "
@@ -61,9 +63,9 @@ def test_translation_is_said_as_such() -> None:
     assert one(PUBLISHED).load_line(0x10000000) == (
         "-A -t 431999 -p tcp -s 10.1.0.1 -d 10.1.0.2 --sport 37134 --dport 8080 "
         "--reply-port-src 80 --reply-port-dst 37134 -m 0x10000000 -u SEEN_REPLY,ASSURED "
-        "--state ESTABLISHED -g 10.2.0.9 -q 10.1.0.1"
+        "--state ESTABLISHED -g 10.2.0.9:80 -q 10.1.0.1"
     )
-    assert one(OPENED).load_line(1).endswith("-r 10.1.0.1 -n 10.1.0.2")
+    assert one(OPENED).load_line(1).endswith("-r 10.1.0.1 -n 10.1.0.2:4001")
 
 
 @given(st.text())
@@ -108,3 +110,37 @@ def test_nothing_found_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "conntrack v1.4.6 (conntrack-tools): 0 flow entries have been deleted."
     monkeypatch.setattr(conntrack, "run", lambda argv, **_: Result(tuple(argv), 1, "", said))
     conntrack.forget("10.2.0.9")
+
+
+def test_what_another_host_says_is_looked_at() -> None:
+    entry = one(PUBLISHED)
+    assert conntrack.checked(entry) == entry
+    for wrong in (
+        {"protocol": "icmp"}, {"source": ("10.1.0.1 -F", 1)}, {"target": ("10.1.0.1", 0)},
+        {"reply_target": ("::1", 1)}, {"state": "X --mark"}, {"status": ("ASSURED -F",)},
+        {"timeout": -1},
+    ):  # fmt: skip
+        with pytest.raises(StreamCorrupt):
+            conntrack.checked(msgspec.structs.replace(entry, **wrong))
+
+
+def test_only_what_came_by_that_port_to_that_backend_is_deleted() -> None:
+    assert conntrack.delete_line("udp", 53, ("10.2.0.9", 5353), 0x20000000) == (
+        "-D -p udp --orig-port-dst 53 --reply-src 10.2.0.9 --reply-port-src 5353 "
+        "--mark 0x20000000/0x20000000"
+    )
+
+
+def test_loaded_at_once_and_in_turn_when_something_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry, asked = one(PUBLISHED), []
+
+    def run(argv: list[str], stdin: str = "", **_: object) -> Result:
+        asked.append((argv[1], stdin))
+        return Result(tuple(argv), len(asked) == 1, "", "")
+
+    monkeypatch.setattr(conntrack, "run", run)
+    conntrack.load_at_once([entry], "10.2.0.9", 0)
+    assert [what for what, _ in asked] == ["-R", "-L", "-L", "-R"]
+    assert asked[0][1] == asked[3][1] == entry.load_line(0) + "\n"

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from migrate import journal as journal_module
 from migrate.errors import Busy
+from migrate.frontend_record import Lead
 from migrate.journal import Header, Journal, find, read_all, restarts
 from migrate.undo import (
     EndDump,
@@ -34,6 +35,7 @@ from migrate.undo import (
     RestoreCpuLimit,
     RestoreRestartPolicy,
     Step,
+    SwitchFrontendBack,
     Thaw,
     UnlockNetwork,
     Unmount,
@@ -56,6 +58,7 @@ STEPS: tuple[Step, ...] = (
     RemoveForward("0123456789abcdef"),
     LeadAway("0123456789abcdef"),
     EndForwardAt("hosta", "0123456789abcdef"),
+    SwitchFrontendBack("front", (Lead("game", ("10.0.0.1", 1), ("10.0.0.2", 2)),)),
 )
 
 

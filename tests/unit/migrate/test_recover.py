@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from migrate import frontend, recover, recover_remote, undo
 from migrate import journal as journal_module
-from migrate import recover, recover_remote, undo
 from migrate.errors import AgentFailed, Busy, OutcomeUnknown
 from migrate.journal import COMMIT_SENT, CONFIRMED, OWNED, RUNNING, Header, Journal, find
 from migrate.messages import AskOutcome, Done, Finish, Outcome
@@ -394,3 +394,16 @@ def test_another_host_under_the_same_name_is_not_believed(
         with pytest.raises(OutcomeUnknown, match="another host"):
             recover_remote.recover_source(SESSION)
     assert (Thaw("/f") in world.undone) is believed
+
+
+def test_front_ends_are_laid_again_after_a_boot(
+    world: World, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frontend, "restore_missing", lambda: 2)
+    assert recover_remote.recover_all() == (["2 front ends of this host are in force"], [])
+
+    def refuse() -> int:
+        raise AgentFailed("no")
+
+    monkeypatch.setattr(frontend, "restore_missing", refuse)
+    assert [failure.message for failure in recover_remote.recover_all()[1]] == ["no"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +20,8 @@ from migrate import netlock
 from migrate import undo as undo_module
 from migrate.container_spec import RUNTIME
 from migrate.errors import Busy, ContainerNotFound
+from migrate.frontend_record import Lead
+from migrate.messages import SwitchFrontend
 from migrate.placement import ImageView
 from migrate.undo import (
     EndDump,
@@ -29,6 +34,7 @@ from migrate.undo import (
     RenameBack,
     RestoreCpuLimit,
     RestoreRestartPolicy,
+    SwitchFrontendBack,
     Thaw,
     UnlockNetwork,
     Unmount,
@@ -340,3 +346,17 @@ def test_a_cgroup_that_goes_while_it_is_written(
             undo(step)
     else:
         undo(step)
+
+
+def test_a_front_end_leads_to_where_it_led_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    @contextlib.contextmanager
+    def link(host: str) -> Iterator[Any]:
+        yield SimpleNamespace(channel=host, greet=lambda: asked.append("greet"))
+
+    monkeypatch.setattr(undo_module, "AgentLink", link)
+    monkeypatch.setattr(undo_module, "call", lambda channel, message, *_: asked.append(message))
+    lead = Lead("game", ("10.0.0.1", 1), ("10.0.0.2", 1))
+    undo(SwitchFrontendBack("front", (lead,)))
+    assert asked == ["greet", SwitchFrontend((Lead("game", ("10.0.0.2", 1), ("10.0.0.1", 1)),))]
