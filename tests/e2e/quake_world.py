@@ -135,6 +135,10 @@ class QuakeWorld:
         """Settings and players, asked from the host `player`."""
         return msgspec.json.decode(self._q3("status", check=True).stdout, type=Status)
 
+    def console(self, *words: str) -> str:
+        """What the server's own console answers to a command."""
+        return self._q3("rcon", PASSWORD, *words, check=True).stdout
+
     def mark(self, text: str) -> None:
         """Make a setting in the server's memory that `status` shows."""
         self._q3("rcon", PASSWORD, "sets", MARK, text, check=True)
@@ -203,15 +207,17 @@ def quake_lab(
     keep: bool = False,
     flavours: tuple[str, str] = ("trixie", "forky"),
     outside: int = PORT,
+    player: str = "trixie",
 ) -> Iterator[QuakeWorld]:
     """The lab with everything but the server in it. `keep`: it is not ended (unless it fails to
-    come up). `flavours`: of hosts a and b; `outside`: the port that is published."""
+    come up). `flavours`: of hosts a and b; `outside`: the port that is published; `player`: the
+    flavour of host player (examples/quake/real_client.py has one of its own)."""
     lab = Lab.up(
         name,
         [
             HostSpec("a", flavours[0]),
             HostSpec("b", flavours[1]),
-            HostSpec("player", "trixie", docker=False, tool=False),
+            HostSpec("player", player, docker=False, tool=False),
         ],
     )
     try:
