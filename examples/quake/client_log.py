@@ -1,4 +1,4 @@
-"""What the real client's console says of its connection: was it ever broken off, was it made anew?"""
+"""What the real client's console says of its connection: was it ever broken, was it made anew?"""
 
 from __future__ import annotations
 

@@ -18,9 +18,11 @@ from pathlib import Path
 import msgspec
 
 from examples.quake.build_image import PORT, build, command
+from examples.quake.gaps import Move
 from examples.quake.q3oob import Status
 from examples.quake.q3player import PlayerStats
 from migrate.run import Result
+from migrate.summary import Summary
 from tests.lab.host import HostSpec, LabHost
 from tests.lab.images import import_image
 from tests.lab.lab import Lab
@@ -169,6 +171,12 @@ class QuakeWorld:
         if process.returncode != 0:
             raise MoveFailed(f"migrate ended with {process.returncode}: {out or ''}{err or ''}")
         return out or ""
+
+    def timed_move(self, source: LabHost, to: LabHost) -> Move:
+        """`move`, with its figures. Raises MoveFailed."""
+        begin = time.monotonic()
+        said = self.move(source, to)
+        return Move(begin, time.monotonic(), msgspec.json.decode(said, type=Summary))
 
 
 def lost_outside(timeline: Sequence[tuple[float, int, int]], moves: int) -> int:

@@ -3,7 +3,7 @@
 Flavours: `trixie` is Debian 13 (Docker 26) with testing's CRIU, `forky` is Debian testing (Docker
 28). Debian 13's own CRIU 4.1 cannot dump a socket on Linux >= 6.16 (docs/criu-notes.md). `bench` is
 `trixie` with what tests/bench compares against, so that no ordinary test pays for that; `player` is
-`trixie` with the real Quake 3 client and a screen without a monitor (examples/quake/real_client.py).
+`trixie` with the real Quake 3 client and a screen in memory (examples/quake/real_client.py).
 """
 
 from __future__ import annotations
