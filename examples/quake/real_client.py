@@ -23,6 +23,7 @@ NAME = "Spectator"
 WIDTH, HEIGHT = 512, 384
 FPS = 10  # frames per second: a tenth of a core here, and enough to see the game stop
 PATIENCE = 60.0  # seconds that it may take to load the game; 5 are usual here
+CHANGE = 1.5  # seconds from leaving the game to being a spectator
 TIMEOUT = 10  # seconds of silence after which the client gives up (200 by default)
 
 SCREEN = "/run/screen"
@@ -90,7 +91,9 @@ class RealClient:
         host.spawn(["sh", "-c", start, "client", *words, "+connect", server], LOG)
         self._wait("the game", lambda: "entered the game" in self.console())
         # A spectator: nobody shoots at it, and there is more to see over a bot's shoulder.
-        self.order("team spectator; wait 10; follownext")
+        self.order("team spectator")
+        time.sleep(CHANGE)  # who is still changing sides cannot follow anyone
+        self.order("follownext")
 
     def console(self) -> str:
         """All that its console has printed."""

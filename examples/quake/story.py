@@ -95,10 +95,10 @@ def _shots(picture: Picture, story: Story, y: float) -> float:
 def when(at: float, gap: Gap) -> str:
     """A moment in words, as seen from the gap."""
     if at < gap.begin:
-        return f"before: {duration(gap.begin - at)} until the last snapshot from the old host"
+        return f"{duration(gap.begin - at)} before the gap"
     if at <= gap.end:
-        return f"during: {duration(at - gap.begin)} without a snapshot"
-    return f"after: {duration(at - gap.end)} since the first one from the new host"
+        return f"{duration(at - gap.begin)} without a snapshot"
+    return f"{duration(at - gap.end)} after the gap, from the new host"
 
 
 def _dots(picture: Picture, story: Story, axis: Axis, y: float) -> None:

@@ -12,6 +12,7 @@ from tests.e2e.quake_world import QuakeWorld
 from tests.lab.tree import tree
 
 EARLIER, LATER = 1.5, 1.0  # seconds before and after the gap at which a picture is taken
+INTO = 0.75  # and into the gap: what share of it
 
 
 def obtain() -> str | None:
@@ -25,7 +26,7 @@ def obtain() -> str | None:
 
 @dataclass(frozen=True)
 class Shots:
-    """Three frames: in the game before the gap, the last one of the gap, and the game going on."""
+    """Three frames: in the game before the gap, late in the gap, and the game going on."""
 
     before: Frame
     during: Frame
@@ -41,9 +42,10 @@ def choose(frames: list[Frame], gap: Gap) -> Shots:
         return min(among, key=lambda frame: abs(frame.at - wanted))
 
     silent = [frame for frame in frames if gap.begin <= frame.at <= gap.end]
+    late = gap.begin + INTO * (gap.end - gap.begin)
     return Shots(
         nearest(gap.begin - EARLIER, frames),
-        silent[-1] if silent else nearest((gap.begin + gap.end) / 2, frames),
+        nearest(late, silent or frames),
         nearest(gap.end + LATER, frames),
     )
 

@@ -153,24 +153,17 @@ class QuakeWorld:
 
     # -- moving ----------------------------------------------------------------------------------
 
-    def move(self, source: LabHost, to: LabHost, *, live: bool = False) -> str:
-        """`migrate quake HOST` on `source`. Raises MoveFailed.
-
-        `live`: its output goes where ours does. Else it is called with --json, and given back.
-        """
-        argv = source.enter(["migrate", NAME, to.name, *([] if live else ["--json"])])
-        pipe = None if live else subprocess.PIPE
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
-        )
+    def move(self, source: LabHost, to: LabHost) -> str:
+        """`migrate quake HOST --json` on `source`; gives what it printed. Raises MoveFailed."""
+        process = source.popen(["migrate", NAME, to.name, "--json"])
         try:
             out, err = process.communicate()
         finally:
             if process.poll() is None:
                 process.wait(timeout=60)  # it got the same Ctrl-C and undoes what it did
         if process.returncode != 0:
-            raise MoveFailed(f"migrate ended with {process.returncode}: {out or ''}{err or ''}")
-        return out or ""
+            raise MoveFailed(f"migrate ended with {process.returncode}: {out}{err}")
+        return out
 
     def timed_move(self, source: LabHost, to: LabHost) -> Move:
         """`move`, with its figures. Raises MoveFailed."""
