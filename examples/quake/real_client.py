@@ -78,9 +78,12 @@ class RealClient:
         self._ended = threading.Event()
         self._watcher: threading.Thread | None = None
         self._frames: list[Frame] = []
-        host.sh(f"mkdir -p {SCREEN}")
-        host.spawn(["Xvfb", ":0", "-screen", "0", f"{WIDTH}x{HEIGHT}x24", "-fbdir", SCREEN,
-                    "-nolisten", "tcp"], "xvfb")  # fmt: skip
+        # What an earlier client said on this host is not what this one says.
+        (host.state / "log" / LOG).unlink(missing_ok=True)
+        if not host.path(SCREEN).exists():
+            host.sh(f"mkdir {SCREEN}")
+            host.spawn(["Xvfb", ":0", "-screen", "0", f"{WIDTH}x{HEIGHT}x24", "-fbdir", SCREEN,
+                        "-nolisten", "tcp"], "xvfb")  # fmt: skip
         self._wait("the X server", lambda: host.path("/tmp/.X11-unix/X0").exists())
         words = [word for pair in SETTINGS.items() for word in ("+set", *pair)]
         # nice: it must not slow down what it looks at. The pid file: nsenter forks.
@@ -143,9 +146,9 @@ class RealClient:
     # -- its life --------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """End the client; the X server ends with its host."""
+        """End the client; the X server ends with its host, and serves the next client."""
         self.watched()
-        self._host.sh(f"kill $(cat {PID_FILE})", check=False)
+        self._host.sh(f"kill -KILL $(cat {PID_FILE})", check=False)
 
     def _wait(self, what: str, there: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE

@@ -7,7 +7,6 @@ player connects there, wherever the server runs: nothing on the way is switched 
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence

@@ -1,6 +1,6 @@
 """The real client, ioquake3 under Xvfb, stays in the game while the server moves.
 
-The pictures and the data come with the hosts' tree of flavour `player`, which `tests.e2e.build` makes.
+The game and its data are in the tree of flavour `player`, which `tests.e2e.build` makes.
 """
 
 from __future__ import annotations
