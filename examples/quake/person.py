@@ -61,7 +61,7 @@ def published(world: QuakeWorld, port: int = PORT) -> Iterator[None]:
 
 
 def play(world: QuakeWorld) -> None:
-    """Move back and forth at each Enter, until the end of the input or KeyboardInterrupt."""
+    """Move back and forth at each Enter, until Ctrl-C or the end of the input."""
     with published(world):
         print(invitation(own_addresses()), flush=True)
         here, there = world.a, world.b
@@ -72,7 +72,7 @@ def play(world: QuakeWorld) -> None:
             )
             try:
                 input()
-            except EOFError:
+            except (EOFError, KeyboardInterrupt):
                 return
             try:
                 print(_one(world, there.name), flush=True)

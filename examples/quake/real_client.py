@@ -95,8 +95,9 @@ class RealClient:
         self._wait("the game", lambda: "entered the game" in self.console())
         # A spectator: nobody shoots at it, and there is more to see over a bot's shoulder.
         self.order("team spectator")
-        time.sleep(CHANGE)  # who is still changing sides cannot follow anyone
-        self.order("follownext")
+        for _ in range(2):  # who is still changing sides cannot follow anyone
+            time.sleep(CHANGE)
+            self.order("follownext")
 
     def console(self) -> str:
         """All that its console has printed."""

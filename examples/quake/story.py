@@ -88,7 +88,7 @@ def _shots(picture: Picture, story: Story, y: float) -> float:
     for at, shot in enumerate(story.shots):
         x = LEFT + at * (width + BETWEEN)
         picture.image(x, y, width, height, shot.data, shot.media)
-        picture.text(x, y + height + 17, f"{at + 1}  {when(shot.at, gap)}", bold=True)
+        picture.text(x, y + height + 17, f"{at + 1}: {when(shot.at, gap)}", bold=True)
     return y + height + 17
 
 
