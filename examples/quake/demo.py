@@ -147,7 +147,8 @@ def play(back: bool, keep: bool, client: bool) -> int:
         seen = player.stop()
         same = show(before, after, seen, len(moves), witness)
         proof = "It is the same game." if same else "It is NOT the same game."
-        say(f"The story as a picture: {told.leave(told.OUT, moves[0], seen, frames, proof)}")
+        if seen.dropped_reason is None:  # else nobody knows how long the gap was
+            say(f"The story as a picture: {told.leave(told.OUT, moves[0], seen, frames, proof)}")
         if keep:
             look_around(world, a if back else b)
     return 0 if same else 1

@@ -36,10 +36,13 @@ def run(world: QuakeWorld, times: int, out: Path) -> bool:
         time.sleep(SETTLED)
     after = world.status()
     seen = player.stop()
+    wrong = differences(before, after, seen, times)
+    if seen.dropped_reason is not None:  # nobody listened then, and there are no figures
+        print("\n".join(f"  NO: {line}" for line in wrong[:SHOWN]))
+        return False
     arrivals = [at for at, _, _ in seen.timeline]
     gaps: list[Gap] = [longest(arrivals, move.begin, move.end) for move in moves]
     made = report(moves, gaps)
-    wrong = differences(before, after, seen, times)
     made["player"] = {
         "gamestates": seen.gamestates,
         "snapshots": seen.snapshots,
