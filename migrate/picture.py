@@ -6,6 +6,7 @@ cannot be themed for light and dark.
 
 from __future__ import annotations
 
+import base64
 import html
 import unicodedata
 from collections.abc import Sequence
@@ -125,6 +126,19 @@ class Picture:
         self._marks.append(
             f'<line x1="{x1:.2f}" y1="{y1:.2f}" x2="{x2:.2f}" y2="{y2:.2f}" '
             f'class="s-{role}" stroke-width="{width:g}"/>'
+        )
+
+    def dot(self, x: float, y: float, radius: float, role: str) -> None:
+        self._marks.append(f'<circle cx="{x:.2f}" cy="{y:.2f}" r="{radius:g}" class="{role}"/>')
+
+    def image(
+        self, x: float, y: float, width: float, height: float, data: bytes, media: str
+    ) -> None:
+        """Another picture, which becomes part of this one. `media`: such as image/png."""
+        inside = base64.b64encode(data).decode()
+        self._marks.append(
+            f'<image x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" '
+            f'href="data:{media};base64,{inside}"/>'
         )
 
     def area(self, points: Sequence[tuple[float, float]], role: str, opacity: float) -> None:

@@ -19,7 +19,8 @@ from tests.lab.tree import FLAVOURS, tree
 def main() -> None:
     with ThreadPoolExecutor(len(FLAVOURS)) as pool:
         list(pool.map(tree, FLAVOURS))
-        list(pool.map(layer, FLAVOURS))
+        # Nothing is ever moved from or to a host of the real client's.
+        list(pool.map(layer, [one for one in FLAVOURS if one != "player"]))
     workload_image()
     with tempfile.TemporaryDirectory() as scratch:
         build(Path(scratch) / "quake.tar")

@@ -7,7 +7,6 @@ player connects there, wherever the server runs: nothing on the way is switched 
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,9 +17,11 @@ from pathlib import Path
 import msgspec
 
 from examples.quake.build_image import PORT, build, command
+from examples.quake.gaps import Move
 from examples.quake.q3oob import Status
 from examples.quake.q3player import PlayerStats
 from migrate.run import Result
+from migrate.summary import Summary
 from tests.lab.host import HostSpec, LabHost
 from tests.lab.images import import_image
 from tests.lab.lab import Lab
@@ -135,6 +136,10 @@ class QuakeWorld:
         """Settings and players, asked from the host `player`."""
         return msgspec.json.decode(self._q3("status", check=True).stdout, type=Status)
 
+    def console(self, *words: str) -> str:
+        """What the server's own console answers to a command."""
+        return self._q3("rcon", PASSWORD, *words, check=True).stdout
+
     def mark(self, text: str) -> None:
         """Make a setting in the server's memory that `status` shows."""
         self._q3("rcon", PASSWORD, "sets", MARK, text, check=True)
@@ -147,24 +152,23 @@ class QuakeWorld:
 
     # -- moving ----------------------------------------------------------------------------------
 
-    def move(self, source: LabHost, to: LabHost, *options: str, live: bool = False) -> str:
-        """`migrate quake HOST` on `source`. Raises MoveFailed.
-
-        `live`: its output goes where ours does. Else it is called with --json, and given back.
-        """
-        argv = source.enter(["migrate", NAME, to.name, *options, *([] if live else ["--json"])])
-        pipe = None if live else subprocess.PIPE
-        process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True
-        )
+    def move(self, source: LabHost, to: LabHost, *options: str) -> str:
+        """`migrate quake HOST --json` on `source`; gives what it printed. Raises MoveFailed."""
+        process = source.popen(["migrate", NAME, to.name, *options, "--json"])
         try:
             out, err = process.communicate()
         finally:
             if process.poll() is None:
                 process.wait(timeout=60)  # it got the same Ctrl-C and undoes what it did
         if process.returncode != 0:
-            raise MoveFailed(f"migrate ended with {process.returncode}: {out or ''}{err or ''}")
-        return out or ""
+            raise MoveFailed(f"migrate ended with {process.returncode}: {out}{err}")
+        return out
+
+    def timed_move(self, source: LabHost, to: LabHost) -> Move:
+        """`move`, with its figures. Raises MoveFailed."""
+        begin = time.monotonic()
+        said = self.move(source, to)
+        return Move(begin, time.monotonic(), msgspec.json.decode(said, type=Summary))
 
 
 def lost_outside(timeline: Sequence[tuple[float, int, int]], moves: int) -> int:
@@ -203,15 +207,17 @@ def quake_lab(
     keep: bool = False,
     flavours: tuple[str, str] = ("trixie", "forky"),
     outside: int = PORT,
+    player: str = "trixie",
 ) -> Iterator[QuakeWorld]:
     """The lab with everything but the server in it. `keep`: it is not ended (unless it fails to
-    come up). `flavours`: of hosts a and b; `outside`: the port that is published."""
+    come up). `flavours`: of hosts a and b; `outside`: the port that is published; `player`: the
+    flavour of host player (examples/quake/real_client.py has one of its own)."""
     lab = Lab.up(
         name,
         [
             HostSpec("a", flavours[0]),
             HostSpec("b", flavours[1]),
-            HostSpec("player", "trixie", docker=False, tool=False),
+            HostSpec("player", player, docker=False, tool=False),
         ],
     )
     try:

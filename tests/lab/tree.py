@@ -2,7 +2,8 @@
 
 Flavours: `trixie` is Debian 13 (Docker 26) with testing's CRIU, `forky` is Debian testing (Docker
 28). Debian 13's own CRIU 4.1 cannot dump a socket on Linux >= 6.16 (docs/criu-notes.md). `bench` is
-`trixie` with what tests/bench compares against, so that no ordinary test pays for that.
+`trixie` with what tests/bench compares against, so that no ordinary test pays for that; `player` is
+`trixie` with the real Quake 3 client and a screen in memory (examples/quake/real_client.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 CACHE = Path(os.environ.get("MIGRATE_LAB_CACHE", "/var/cache/migrate-lab"))
-SUITES = {"trixie": "trixie", "forky": "forky", "bench": "trixie"}
+SUITES = {"trixie": "trixie", "forky": "forky", "bench": "trixie", "player": "trixie"}
 FLAVOURS = tuple(SUITES)
 KEPT = 3  # trees of a flavour, of 0.5 GB each
 
@@ -29,12 +30,14 @@ PACKAGES = (
 ).split()
 
 # Benchmarks also need: podman and its parts (libcriu2: what crun loads), redis, a compiler for the
-# workload, whatever moves files.
+# workload, whatever moves files. A player: the game with its data (0.4 GB to download), and an X
+# server that draws into memory; Mesa's software renderer is what the client's dependencies bring.
 EXTRA = {
     "bench": (
         "podman crun libcriu2 netavark aardvark-dns conmon redis-server redis-tools zstd gcc"
         " libc6-dev"
     ).split(),
+    "player": "ioquake3 openarena xvfb libgl1-mesa-dri".split(),
 }
 
 # trixie takes these, and only these, from testing.
