@@ -50,6 +50,7 @@ from migrate.messages import (
     SmallFiles,
     Survey,
     SwitchForward,
+    TakeAddresses,
 )
 from migrate.protocol import (
     FILE_PIECE,
@@ -159,6 +160,8 @@ class Agent:
                 reply = None
             case HomeForward():
                 self.destination.network.come_home(message.ident)
+            case TakeAddresses():
+                self.destination.take_addresses(message.holders)
             case AskCache():
                 for digests in self.destination.cache_digests():
                     send(self.channel, CacheDigests(digests=digests))

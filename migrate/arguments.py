@@ -84,7 +84,7 @@ def add_way(verb: argparse.ArgumentParser) -> None:
         help="neither use nor keep memory for the way back (`migrate cache`)",
     )  # fmt: skip
     verb.add_argument(
-        "--network-mode", choices=["auto", "forward", "none"], default="auto",
+        "--network-mode", choices=["auto", "forward", "same-l2", "none"], default="auto",
         help="how clients find it afterwards (default: what preflight picks)",
     )  # fmt: skip
     verb.add_argument(

@@ -15,7 +15,7 @@ from transport.bucket import RateLimit
 class Options:
     """`tcp`: `established` or `close`; `max_freeze`, `max_downtime`: seconds; `memory_source`: one
     of `outgoing.SOURCES`; `restore`: `auto`, `eager` or `lazy`; `cache`: use and keep memory for
-    the way back; `network`: `auto`, `forward` or `none`.
+    the way back; `network`: one of `network_mode.WANTED`.
 
     `bwlimit` holds for all but the freeze, of which the bytes are made up for by whoever shares it.
     """

@@ -8,20 +8,29 @@ from typing import Protocol
 
 import msgspec
 
-from migrate import forward, forward_probe, forward_store
+from migrate import announce, forward, forward_probe, forward_store
 from migrate.agent_link import AgentLink
 from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
 from migrate.errors import CommandFailed, ContainerNotFound, HostUnfit, Unsupported
 from migrate.forward_record import ANCHOR, TARGET, Forward, bridge_name
 from migrate.journal import Header, Journal
-from migrate.messages import Done, EndForward, FollowForward, HomeForward, SetForward, SwitchForward
+from migrate.messages import (
+    Done,
+    EndForward,
+    FollowForward,
+    HomeForward,
+    SetForward,
+    SwitchForward,
+    TakeAddresses,
+)
 from migrate.network_facts import NetworkFacts
 from migrate.network_mode import FOLLOW, HOME, NONE, Choice, Ends, choose
 from migrate.protocol import call
 from migrate.run import run
+from migrate.same_l2 import Address
 from migrate.source_view import SourceView
-from migrate.undo import EndForwardAt, RemoveForward
+from migrate.undo import EndForwardAt, RemoveForward, StayHere
 from transport.channel import Channel
 from transport.errors import Failure
 
@@ -46,6 +55,9 @@ class Departure:
         self._switch: forward.Switch | None = None
         self._known: Forward | None = None
         self._third = ExitStack()
+        self._process = 0, 0  # of the container: pid, start time
+        self._silence: announce.Silence | None = None
+        self._stations: tuple[announce.Station, ...] = ()
         self._third_host: AgentLink | None = None
         self.choice = Choice("none", "nothing was decided yet")
 
@@ -58,6 +70,7 @@ class Departure:
             here=here.network, there=there.network, here_ip=_source_of(address),
             there_ip=address or "", here_id=here_id, there_id=there_id, there_name=name,
         )  # fmt: skip
+        self._process = view.target.pid, view.started
         self._known = forward_to(view.spec.source_id)
         self.choice = choose(
             self._wanted, self._session, view.spec, ends, self._known, self._anchor(there_id)
@@ -97,6 +110,8 @@ class Departure:
 
     def _prepare(self, channel: Channel, journal: Journal) -> None:
         choice = self.choice
+        if choice.takes:
+            self._take_along(choice.takes, channel, journal)
         if choice.mode == HOME:
             call(channel, HomeForward(choice.ends), Done, ANSWER)
         if not choice.anchor or not choice.target:
@@ -118,6 +133,18 @@ class Departure:
         forward.lay(self._record, adopting=True)
         forward_probe.insist(self._record.path, self._record.peer)
 
+    def _take_along(
+        self, addresses: tuple[Address, ...], channel: Channel, journal: Journal
+    ) -> None:
+        """The addresses move: the destination must hear them where they are now."""
+        pid, started = self._process
+        self._stations = announce.stations(pid, addresses)
+        if missing := {a.network for a in addresses} - {s.address.network for s in self._stations}:
+            raise HostUnfit(f"the container has no interface in the network `{min(missing)}`")
+        journal.push(StayHere(pid, started, self._stations))
+        holders = {station.address.network: station.mac for station in self._stations}
+        call(channel, TakeAddresses(holders), Done, ANSWER)
+
     def _drop_stale(self, record: Forward) -> None:
         """One of an earlier move of this container, which it has come home from since."""
         for other in forward_store.read_all():
@@ -129,9 +156,13 @@ class Departure:
         """The freeze begins: be ready to switch in a millisecond."""
         if self._record:
             self._switch = forward.Switch(self._record, away=True)
+        if self._stations:
+            self._silence = announce.Silence(self._process[0], self._stations)
 
     def switch(self) -> None:
         """All sockets are there, held: from now on packets go to the destination."""
+        if self._silence:
+            self._silence.do()
         if self._switch:
             self._switch.do()
 
@@ -152,6 +183,8 @@ class Departure:
     def close(self) -> None:
         if self._switch:
             self._switch.close()
+        if self._silence:
+            self._silence.close()
         self._third.close()
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from migrate import forward, forward_store, netlock
+from migrate import announce, forward, forward_store, netlock
 from migrate.agent_link import AgentLink
 from migrate.container_spec import RUNTIME
 from migrate.docker_host import DockerHost
@@ -130,6 +130,14 @@ class EndForwardAt(msgspec.Struct, frozen=True, tag="end-forward-at"):
     ident: str
 
 
+class StayHere(msgspec.Struct, frozen=True, tag="stay-here"):
+    """Addresses that were to move with process `pid` of the container do not (announce.py)."""
+
+    pid: int
+    start_time: int
+    stations: tuple[announce.Station, ...]
+
+
 Step = (
     Thaw
     | UnlockNetwork
@@ -147,6 +155,7 @@ Step = (
     | RemoveForward
     | LeadAway
     | EndForwardAt
+    | StayHere
 )
 
 
@@ -202,6 +211,9 @@ def undo(step: Step) -> None:
             with AgentLink(peer) as link:
                 link.greet()
                 call(link.channel, EndForward(ident), Done, ANSWER)
+        case StayHere(pid, started, stations):
+            if start_time(pid) == started:
+                announce.stay(pid, stations)
 
 
 def _restore_cpu_limit(path: Path, content: str) -> None:

@@ -86,7 +86,7 @@ class World:
             raise self.lost
 
     def departs(self, wanted: str = "auto", there_id: str = "idb") -> Departure:
-        view: Any = SimpleNamespace(spec=spec())
+        view: Any = SimpleNamespace(spec=spec(), target=SimpleNamespace(pid=1), started=2)
         departure = Departure(self.docker, SESSION, wanted)
         here, there = (SimpleNamespace(network=facts) for facts in (A, B))
         departure.decide(
