@@ -6,6 +6,7 @@ container must be right as soon as it runs elsewhere, whoever speaks first.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
@@ -52,7 +53,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     if chosen and chosen != request.param:
         pytest.skip(f"--pair {chosen}")
     with make_world("e2el2", request.param) as made:
-        for name in ("tcp_client.py", "tcp_server.py", "udp_client.py"):
+        for name in ("tcp_client.py", "udp_client.py"):
             made.client.write(f"/root/{name}", (WORKLOADS / name).read_text())
         made.client.write("/root/sniff.py", SNIFF)
         yield made
@@ -60,11 +61,17 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 @pytest.fixture(autouse=True)
 def _networks(world: World) -> Iterator[None]:
+    with networks(world):
+        yield
+
+
+@contextlib.contextmanager
+def networks(world: World) -> Iterator[None]:
     """The same network on both hosts, each with a range of its own, as a careful user makes it."""
     for host in (world.a, world.b):
         host.run([*MAKE, "--ip-range", RANGES[host.name], LAN])
     yield
-    world.remove("server", "udp", "sibling")
+    world.remove("server")
     for host in (world.a, world.b):
         host.run(["docker", "network", "rm", LAN], check=False)
 
@@ -162,28 +169,36 @@ def listening_udp(world: World) -> None:
 def test_it_is_announced_before_it_speaks(world: World) -> None:
     """Nobody talks to it, and it talks to nobody: what the bridge learns, it learns from us."""
     mac = start_silent(world)
-    sniffer = world.client.popen(["python3", "/root/sniff.py", "25"])
-    assert sniffer.stdout
-    assert sniffer.stdout.readline() == "ready\n"
-    world.migrate(world.a, "server", world.b)
-    assert port_of(world, mac) == "p-b"
-    time.sleep(1.2)
-    world.client.run(["pkill", "-f", "/root/sniff.p[y]"])
-    heard = sniffer.communicate(timeout=10)[0].splitlines()
+    with sniffing(world) as heard:
+        world.migrate(world.a, "server", world.b)
+        assert port_of(world, mac) == "p-b"
     for operation in (1, 2):
         assert heard.count(f"arp {operation} {ADDRESS} {mac}") >= 3, heard
     assert heard.count(f"na {SIX} {mac}") >= 3, heard
     world.assert_clean()
 
 
-def test_without_it_the_bridge_goes_on_to_send_to_the_old_place(world: World) -> None:
-    """The control. Docker 28 says something by itself when it plugs a container in, Docker 26
-    does not."""
+def test_that_was_not_dockers_doing(world: World) -> None:
+    """The control. Docker 28 asks, when it plugs a container in, but it never replies; the kernel's
+    multicast reports may tell the bridge, or not."""
     mac = start_silent(world)
-    summary = world.migrate(world.a, "server", world.b, "--network-mode", "none")
+    with sniffing(world) as heard:
+        summary = world.migrate(world.a, "server", world.b, "--network-mode", "none")
     assert summary["network"] == "none"
-    says = world.b.run(["docker", "version", "-f", "{{.Server.Version}}"]).stdout > "28"
-    assert port_of(world, mac) == ("p-b" if says else "p-a")
+    assert f"arp 2 {ADDRESS} {mac}" not in heard
+
+
+@contextlib.contextmanager
+def sniffing(world: World) -> Iterator[list[str]]:
+    """What the client hears of who has an address; complete after the block."""
+    sniffer = world.client.popen(["python3", "/root/sniff.py", "60"])
+    assert sniffer.stdout
+    assert sniffer.stdout.readline() == "ready\n"
+    heard: list[str] = []
+    yield heard
+    time.sleep(0.2)
+    world.client.run(["pkill", "-f", "/root/sniff.p[y]"])
+    heard += sniffer.communicate(timeout=10)[0].splitlines()
 
 
 def start_silent(world: World) -> str:
@@ -211,3 +226,29 @@ def test_a_failed_move_leaves_it_where_it_was(world: World) -> None:
     assert port_of(world, mac) == "p-a"
     assert not end(world, client, "tcp_client.py")["errors"]
     world.assert_clean()
+
+
+def test_killed_after_commit_nobody_but_the_new_place_answers(world: World) -> None:
+    """The copy at a is still there, frozen, until the guard has removed it."""
+    start(world)
+    listening(world)
+    mac = mac_of(world, world.a)
+    client = talk(world, "tcp_client.py")
+    # A hook of commit holds the source where its copy is frozen and b's container runs.
+    moving = world.a.popen(["migrate", "move", "server", "b", "--json", "--hook",
+                            "commit=touch /root/held; sleep 3"])  # fmt: skip
+    world.a.run(["rm", "-f", "/root/held"])
+    eventually(lambda: world.a.path("/root/held").exists(), "no commit")
+    time.sleep(0.2)
+    assert world.state(world.a, "server") == "running"  # as Docker sees it
+    assert "NOARP" in inside(world, "ip link show eth0")
+    assert "mode private" in inside(world, "ip -d link show eth0")
+    assert port_of(world, mac) == "p-b"
+    assert moving.communicate(timeout=60)[0]
+    assert not end(world, client, "tcp_client.py")["errors"]
+
+
+def inside(world: World, command: str) -> str:
+    """Of the network namespace of the container at a."""
+    pid = world.inspect(world.a, "server")["State"]["Pid"]
+    return world.a.sh(f"nsenter --net=/proc/{pid}/ns/net -- {command}")

@@ -17,8 +17,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from migrate import journal as journal_module
+from migrate.announce import Station
 from migrate.errors import Busy
 from migrate.journal import Header, Journal, find, read_all, restarts
+from migrate.same_l2 import Address
 from migrate.undo import (
     EndDump,
     EndForwardAt,
@@ -33,6 +35,7 @@ from migrate.undo import (
     RenameBack,
     RestoreCpuLimit,
     RestoreRestartPolicy,
+    StayHere,
     Step,
     Thaw,
     UnlockNetwork,
@@ -56,6 +59,7 @@ STEPS: tuple[Step, ...] = (
     RemoveForward("0123456789abcdef"),
     LeadAway("0123456789abcdef"),
     EndForwardAt("hosta", "0123456789abcdef"),
+    StayHere(77, 12, (Station("eth0", "02:00:00:00:00:01", Address("lan", "10.0.0.1", "")),)),
 )
 
 
