@@ -88,6 +88,10 @@ def add_way(verb: argparse.ArgumentParser) -> None:
         help="how clients find it afterwards (default: what preflight picks)",
     )  # fmt: skip
     verb.add_argument(
+        "--buffer", type=natural, default=0, metavar="PACKETS",
+        help="hold so many packets of its clients while it stands still, instead of dropping them",
+    )  # fmt: skip
+    verb.add_argument(
         "--hook", action="append", type=hook, default=[], metavar="PHASE=COMMAND",
         help="a shell command to run at: prepare, commit, confirm, rollback",
     )  # fmt: skip
@@ -142,6 +146,7 @@ def way_words(given: argparse.Namespace) -> list[str]:
         f"--max-freeze={given.max_freeze}", f"--max-downtime={given.max_downtime}",
         f"--max-rounds={given.max_rounds}", f"--memory-source={given.memory_source}",
         f"--restore={given.restore}", f"--network-mode={given.network_mode}",
+        f"--buffer={given.buffer}",
     ]  # fmt: skip
     words += [f"--hook={phase}={command}" for phase, command in given.hook]
     words += ["--throttle"] if given.throttle else []

@@ -15,7 +15,8 @@ from transport.bucket import RateLimit
 class Options:
     """`tcp`: `established` or `close`; `max_freeze`, `max_downtime`: seconds; `memory_source`: one
     of `outgoing.SOURCES`; `restore`: `auto`, `eager` or `lazy`; `cache`: use and keep memory for
-    the way back; `network`: one of `network_mode.WANTED`.
+    the way back; `network`: one of `network_mode.WANTED`; `buffer`: packets that are held in the
+    freeze, 0 for none.
 
     `bwlimit` holds for all but the freeze, of which the bytes are made up for by whoever shares it.
     """
@@ -33,6 +34,7 @@ class Options:
     restore: str = "auto"
     cache: bool = True
     network: str = "auto"
+    buffer: int = 0
     bwlimit: RateLimit | None = None
     hooks: tuple[Hook, ...] = ()
 
@@ -44,6 +46,6 @@ def options_of(given: Namespace, host: str) -> Options:
         max_freeze=given.max_freeze, max_downtime=given.max_downtime,
         max_rounds=given.max_rounds, throttle=given.throttle,
         memory_source=given.memory_source, restore=given.restore, cache=not given.no_cache,
-        network=given.network_mode, bwlimit=given.bwlimit,
+        network=given.network_mode, buffer=given.buffer, bwlimit=given.bwlimit,
         hooks=tuple(Hook(*one) for one in given.hook),
     )  # fmt: skip

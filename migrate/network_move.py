@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from migrate import announce, forward, forward_probe, forward_store
+from migrate import announce, forward, forward_probe, forward_store, packet_hold
 from migrate.agent_link import AgentLink
 from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
@@ -25,7 +25,7 @@ from migrate.messages import (
     TakeAddresses,
 )
 from migrate.network_facts import NetworkFacts
-from migrate.network_mode import FOLLOW, HOME, NONE, Choice, Ends, choose
+from migrate.network_mode import FOLLOW, FORWARD, HOME, NONE, Choice, Ends, choose
 from migrate.protocol import call
 from migrate.run import run
 from migrate.same_l2 import Address
@@ -47,10 +47,14 @@ class Peer(Protocol):
 class Departure:
     """One container's way out, in the order of the methods. `choice` says what was decided."""
 
-    def __init__(self, docker: DockerHost, session: str, wanted: str) -> None:
+    def __init__(self, docker: DockerHost, session: str, wanted: str, buffer: int = 0) -> None:
+        """`wanted`: a mode; `buffer`: so many packets are to be held while it is frozen."""
         self._docker = docker
         self._session = session
         self._wanted = wanted
+        self._buffer = buffer
+        self._hold: packet_hold.Hold | None = None
+        self._unheld = ""  # why packets are not held
         self._record: Forward | None = None
         self._switch: forward.Switch | None = None
         self._known: Forward | None = None
@@ -75,6 +79,8 @@ class Departure:
         self.choice = choose(
             self._wanted, self._session, view.spec, ends, self._known, self._anchor(there_id)
         )
+        if self._buffer and self.choice.mode != FORWARD:
+            self._unheld = "--buffer holds packets only where a forward begins at this host"
         return self.choice
 
     def _anchor(self, there_id: str) -> NetworkFacts | None:
@@ -156,8 +162,34 @@ class Departure:
         """The freeze begins: be ready to switch in a millisecond."""
         if self._record:
             self._switch = forward.Switch(self._record, away=True)
+            if self._buffer:
+                self._ready_to_hold(self._record)
         if self._stations:
             self._silence = announce.Silence(self._process[0], self._stations)
+
+    def _ready_to_hold(self, record: Forward) -> None:
+        try:
+            self._hold = packet_hold.Hold(record, self._buffer)
+        except (CommandFailed, OSError) as problem:
+            self._unheld = f"no packets were held: {problem}"
+
+    def hold(self) -> None:
+        """It is being frozen: packets wait. Nothing is lost by it when they cannot."""
+        if self._hold:
+            try:
+                self._hold.begin()
+            except OSError as problem:
+                self._unheld = f"no packets were held: {problem}"
+
+    def let_go(self) -> None:
+        """It runs again, wherever: what was held goes there."""
+        if self._hold:
+            hold, self._hold = self._hold, None
+            hold.release()
+            try:
+                hold.close()
+            except CommandFailed as failure:  # it holds nothing, and goes with the forward
+                self._unheld = f"a rule of --buffer is left: {failure.message}"
 
     def switch(self) -> None:
         """All sockets are there, held: from now on packets go to the destination."""
@@ -168,6 +200,10 @@ class Departure:
 
     def committed(self) -> list[str]:
         """It runs there. Gives warnings."""
+        self.let_go()
+        return [*([self._unheld] if self._unheld else []), *self._settled()]
+
+    def _settled(self) -> list[str]:
         if self.choice.mode == NONE and self._known:
             return [warning] if (warning := end_both(self._known)) else []
         if self.choice.mode != FOLLOW or not self._known or not self._third_host:
@@ -181,6 +217,7 @@ class Departure:
         return []
 
     def close(self) -> None:
+        self.let_go()
         if self._switch:
             self._switch.close()
         if self._silence:
