@@ -55,6 +55,7 @@ from migrate.messages import (
     Survey,
     SwitchForward,
     SwitchFrontend,
+    TakeAddresses,
 )
 from migrate.protocol import (
     FILE_PIECE,
@@ -176,6 +177,8 @@ class Agent:
             case SwitchFrontend():
                 self._lead(message)
                 reply = None
+            case TakeAddresses():
+                self.destination.take_addresses(message.holders)
             case AskCache():
                 for digests in self.destination.cache_digests():
                     send(self.channel, CacheDigests(digests=digests))

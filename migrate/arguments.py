@@ -84,12 +84,16 @@ def add_way(verb: argparse.ArgumentParser) -> None:
         help="neither use nor keep memory for the way back (`migrate cache`)",
     )  # fmt: skip
     verb.add_argument(
-        "--network-mode", choices=["auto", "forward", "frontend", "none"], default="auto",
-        help="how clients find it afterwards (default: what preflight picks)",
+        "--network-mode", choices=["auto", "forward", "same-l2", "frontend", "none"],
+        default="auto", help="how clients find it afterwards (default: what preflight picks)",
     )  # fmt: skip
     verb.add_argument(
         "--frontend", metavar="HOST",
         help="a host with `migrate frontend`, which leads clients to wherever it runs",
+    )  # fmt: skip
+    verb.add_argument(
+        "--buffer", type=natural, default=0, metavar="PACKETS",
+        help="hold so many packets of its clients while it stands still, instead of dropping them",
     )  # fmt: skip
     verb.add_argument(
         "--hook", action="append", type=hook, default=[], metavar="PHASE=COMMAND",
@@ -157,6 +161,7 @@ def way_words(given: argparse.Namespace) -> list[str]:
         f"--max-freeze={given.max_freeze}", f"--max-downtime={given.max_downtime}",
         f"--max-rounds={given.max_rounds}", f"--memory-source={given.memory_source}",
         f"--restore={given.restore}", f"--network-mode={given.network_mode}",
+        f"--buffer={given.buffer}",
     ]  # fmt: skip
     words += [f"--hook={phase}={command}" for phase, command in given.hook]
     words += [f"--frontend={given.frontend}"] if given.frontend else []

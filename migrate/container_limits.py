@@ -16,6 +16,9 @@ from transport.errors import Failure
 RUNTIMES = ("", "runc", "io.containerd.runc.v2", "migrate")
 """The runtimes whose containers `runc checkpoint` can dump; "migrate" is ours, around runc."""
 
+MOVABLE = ("bridge", "macvlan", "ipvlan", "null", "host")
+"""Drivers of networks; "null" is that of `none`, and `host` is refused with a reason of its own."""
+
 _SWARM_LABEL = "com.docker.swarm."
 
 
@@ -183,10 +186,10 @@ def _networking(
     drivers = {str(network["Name"]): str(network["Driver"]) for network in networks}
     for name in sorted(attached):
         driver = drivers.get(name, "bridge")
-        if driver not in ("bridge", "null", "host"):  # "null" is that of `none`; host: see above
+        if driver not in MOVABLE:
             yield Unsupported(
-                f"the network `{name}` is of the driver `{driver}`; only bridge can be moved yet",
-                "connect the container to a bridge network",
+                f"the network `{name}` is of the driver `{driver}`, which cannot be moved yet",
+                "connect the container to a network of the driver bridge or macvlan",
             )
     linked = [*(host.get("Links") or ())]
     for endpoint in attached.values():

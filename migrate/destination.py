@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from migrate import announce, same_l2
 from migrate.container_spec import ContainerSpec, create_request
 from migrate.criu_log import interesting_lines
 from migrate.criu_probe import probe
@@ -25,6 +26,7 @@ from migrate.incoming import Incoming
 from migrate.journal import OWNED, RUNNING, Header, Journal, restarts
 from migrate.messages import Begin, Filled, Prepare, Prepared, Ready, Restore, Running, Welcome
 from migrate.network_arrival import Arrival
+from migrate.networks import parse_api
 from migrate.page_batch import Buffer
 from migrate.page_cache import CachedPages, PageCache, cache_key
 from migrate.pairing import refuse_pair, refuse_probe
@@ -90,7 +92,7 @@ class Destination:
         probed = probe()
         refuse_probe("" if probed.ok else probed.reason)
         view = look_around(self.docker)
-        self.placement = place(message.spec, view, force=message.force)
+        self.placement = self._fitted(place(message.spec, view, force=message.force), message)
         skew = self.facts.wall_clock - message.source.wall_clock
         warnings = list(self.placement.warnings)
         problems = check(message.source, self.facts, message.spec, message.usage, clock_skew=skew)
@@ -108,6 +110,17 @@ class Destination:
         self._image = self.placement.image.create_from
         save = self.placement.image.save if self.placement.image.send else ""
         return Welcome(save=save, warnings=tuple(warnings))
+
+    def _fitted(self, placement: Placement, message: Begin) -> Placement:
+        """Networks that are to be made here are on this host's interfaces."""
+        source, here = message.source.network, self.facts.network
+        names = announce.interface_names()
+        said = tuple(filter(None, map(same_l2.same_pool, placement.networks)))
+        return msgspec.structs.replace(
+            placement,
+            networks=tuple(same_l2.fitted(n, source, here, names) for n in placement.networks),
+            warnings=placement.warnings + said,
+        )
 
     @property
     def _session(self) -> tuple[Begin, Journal]:
@@ -153,6 +166,7 @@ class Destination:
         self._held = HeldRestore(
             self.docker, self.container, incoming.images, incoming.work,
             [tcp, "file-locks", *incoming.criu_options],
+            deaf=bool(same_l2.moving(begun.spec)),
         )  # fmt: skip
         rootfs = self._held.start(START_TIMEOUT)
         self._applier = Applier(Path(rootfs), keep=kept_paths(begun.spec))
@@ -228,6 +242,11 @@ class Destination:
             self._network = Arrival(self.docker, journal, self.container)
         return self._network
 
+    def take_addresses(self, holders: dict[str, str]) -> None:
+        """The container's addresses are to be announced from here."""
+        begun, _ = self._session
+        self.network.take(same_l2.moving(begun.spec), holders)
+
     # -- content ---------------------------------------------------------------------------------
 
     def rootfs_items(self, payload: bytes) -> None:
@@ -253,16 +272,25 @@ class Destination:
         began = time.monotonic()
         self.incoming.complete(message.files)
         self._applier.finish()
-        self._held.say(RESTORE if message.network else RESTORE_UNPLUGGED)
+        first = message.network or self._docker_speaks()
+        self._held.say(RESTORE if first else RESTORE_UNPLUGGED)
         timing = {}
         timing["images"] = time.monotonic() - began
         for event in ("namespaces", "network", "ready"):
             heard = self._held.wait(event, RESTORE_TIMEOUT)
             timing[event] = time.monotonic() - began
         self._init = int(heard["pid"])
+        self.network.arrived(self._init)
         journal.phase("restored", sync=False)
         self._restored = True
         return Ready(timing=timing)
+
+    def _docker_speaks(self) -> bool:
+        """Docker 28 sends an IPv6 packet when it plugs a container in, and fails when it cannot: as
+        when CRIU has locked the network of what it restores meanwhile."""
+        begun, _ = self._session
+        modern = parse_api(self.docker.api_version) >= (1, 48)
+        return modern and any(endpoint.ipv6 for endpoint in begun.spec.endpoints)
 
     def commit(self) -> Running:
         """Let it run: from here on the container is this host's."""
@@ -275,6 +303,7 @@ class Destination:
         journal.phase(OWNED, sync=False)
         self.committed = True
         self.incoming.commit(self._init)
+        self.network.announce()
         self._held.say("commit")
         self.network.commit()
         self._held.wait("running", RESTORE_TIMEOUT)

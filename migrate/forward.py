@@ -141,7 +141,7 @@ def remove(ident: str) -> None:
     run(["ip", "-force", "-batch", "-"], stdin="\n".join(forward_rules.way_removal(forward)) + "\n",
         check=False, timeout=20)  # fmt: skip
     run(["nft", "-f", "-"], stdin=forward_rules.removal(forward), timeout=20)
-    for table in ("filter", "raw"):
+    for table in ("filter", "raw", "mangle"):
         _delete_tagged(table, forward.tag)
     if forward.container:
         (WATCHED / forward.container).unlink(missing_ok=True)

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import time
 
 from migrate.errors import HostUnfit
 from migrate.forward_record import TUNNEL_PORT, Path
+from migrate.neighbour_frames import ETH_P_ARP, REPLY, mac_bytes, parse_arp, probe
 
-ETH_P_ARP = 0x0806
-REQUEST, REPLY = 1, 2
 INTERVAL = 0.1  # seconds from one question to the next
 
 
@@ -45,20 +43,11 @@ def answers(path: Path, timeout: float = 2.0) -> bool:
 
 def request(path: Path) -> bytes:
     """An ARP probe (RFC 5227): without a sender's address, so no route back is asked for."""
-    mac = _mac(path.mac)
-    head = b"\xff" * 6 + mac + struct.pack("!H", ETH_P_ARP)
-    body = struct.pack("!HHBBH", 1, 0x0800, 6, 4, REQUEST)
-    return head + body + mac + bytes(4) + bytes(6) + socket.inet_aton(path.gateway)
+    return probe(mac_bytes(path.mac), path.gateway)
 
 
 def is_reply(frame: bytes, path: Path) -> bool:
     """Whether a frame is the other end's answer."""
-    if len(frame) < 42 or struct.unpack("!H", frame[12:14])[0] != ETH_P_ARP:
-        return False
-    operation = struct.unpack("!H", frame[20:22])[0]
-    sender = frame[22:28], frame[28:32]
-    return operation == REPLY and sender == (_mac(path.peer_mac), socket.inet_aton(path.gateway))
-
-
-def _mac(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))
+    said = parse_arp(frame)
+    wanted = (REPLY, mac_bytes(path.peer_mac), socket.inet_aton(path.gateway))
+    return said is not None and (said.operation, said.sender_mac, said.sender_ip) == wanted

@@ -100,6 +100,9 @@ class FrozenPart:
         self.memory = Tally()
         self.sender = sender
         self.final_pass = final_pass
+        # What comes in is held from the freeze on; after a failure nothing must wait any longer.
+        self.hold: Callable[[], None] = lambda: None
+        self.let_go: Callable[[], None] = lambda: None
         self.switch: Callable[[], None] = lambda: None  # of the network, when all is restored there
         self.marks: dict[str, float] = {}
         self.ready: Ready | None = None
@@ -127,6 +130,7 @@ class FrozenPart:
         try:
             self.mark("freeze")
             limit = Limit(self.max_freeze, self.cut)
+            self.hold()
             if not freeze(freezer):
                 raise DumpFailed("the container does not come to a standstill")
             silence.lock()

@@ -30,14 +30,17 @@ class HeldRestore:
     """One container whose `docker start` waits for its images."""
 
     def __init__(
-        self, docker: DockerHost, container: str, images: Path, work: Path, options: Sequence[str]
-    ) -> None:
+        self, docker: DockerHost, container: str, images: Path, work: Path, options: Sequence[str],
+        *, deaf: bool = False,
+    ) -> None:  # fmt: skip
+        """`deaf`: nothing may come in by its network before all of its sockets are there."""
         self._docker = docker
         self.container = container
         self.directory = PENDING / container
         self._images = images
         self._work = work
         self._options = tuple(options)
+        self._deaf = deaf
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._heard: dict[str, dict[str, Any]] = {}  # while another event was waited for
         self.times: dict[str, float] = {}  # when an event was heard, of time.monotonic
@@ -56,6 +59,7 @@ class HeldRestore:
             "images": str(self._images),
             "work": str(self._work),
             "criu_options": self._options,
+            "deaf": self._deaf,
         }
         (self.directory / "pending.json").write_text(json.dumps(pending))
         self._listener = socket.socket(socket.AF_UNIX)

@@ -146,6 +146,13 @@ class HomeForward(Message):
     ident: str
 
 
+class TakeAddresses(Message):
+    """After `Prepared`: the container's addresses move to the destination. `holders`: its hardware
+    address in each network, where it must be heard. Answered by `Done`."""
+
+    holders: dict[str, str]
+
+
 class EndForward(Message):
     """Outside of a session: that forward has ended at the other host. Answered by `Done`."""
 
@@ -316,6 +323,7 @@ Request = (
     | AskOutcome
     | SetForward
     | HomeForward
+    | TakeAddresses
     | EndForward
     | FollowForward
     | SwitchForward

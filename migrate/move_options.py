@@ -17,8 +17,8 @@ from transport.errors import BadTarget
 class Options:
     """`tcp`: `established` or `close`; `max_freeze`, `max_downtime`: seconds; `memory_source`: one
     of `outgoing.SOURCES`; `restore`: `auto`, `eager` or `lazy`; `cache`: use and keep memory for
-    the way back; `network`: `auto`, `forward`, `frontend` or `none`; `frontend`: the host
-    that has the front ends.
+    the way back; `network`: one of `network_mode.WANTED`, or `frontend`; `frontend`: the host
+    that has the front ends; `buffer`: packets that are held in the freeze, 0 for none.
 
     `bwlimit` holds for all but the freeze, of which the bytes are made up for by whoever shares it.
     """
@@ -37,6 +37,7 @@ class Options:
     cache: bool = True
     network: str = "auto"
     frontend: str | None = None
+    buffer: int = 0
     bwlimit: RateLimit | None = None
     hooks: tuple[Hook, ...] = ()
 
@@ -58,6 +59,7 @@ def options_of(given: Namespace, host: str) -> Options:
         max_freeze=given.max_freeze, max_downtime=given.max_downtime,
         max_rounds=given.max_rounds, throttle=given.throttle,
         memory_source=given.memory_source, restore=given.restore, cache=not given.no_cache,
-        network=given.network_mode, frontend=given.frontend, bwlimit=given.bwlimit,
+        network=given.network_mode, frontend=given.frontend, buffer=given.buffer,
+        bwlimit=given.bwlimit,
         hooks=tuple(Hook(*one) for one in given.hook),
     )  # fmt: skip

@@ -18,11 +18,12 @@ from migrate.run import Waiting, run, tail
 TABLE = "migrate_lock"
 
 # Before conntrack (-200) and everything else; loopback traffic inside the container may go on.
-RULES = f"""table inet {TABLE} {{
-    chain incoming {{ type filter hook prerouting priority -400; iifname != "lo" drop; }}
-    chain outgoing {{ type filter hook output priority -400; oifname != "lo" drop; }}
-}}
-"""
+_INCOMING = """
+    chain incoming { type filter hook prerouting priority -400; iifname != "lo" drop; }"""
+_OUTGOING = """
+    chain outgoing { type filter hook output priority -400; oifname != "lo" drop; }"""
+RULES = f"table inet {TABLE} {{{_INCOMING}{_OUTGOING}\n}}\n"
+DEAF = f"table inet {TABLE} {{{_INCOMING}\n}}\n"
 
 
 def _nft_command(pid: int) -> list[str]:
@@ -52,6 +53,24 @@ class Prepared:
         if self._program:
             self._program.abandon()
             self._program = None
+
+
+def deafen(pid: int) -> None:
+    """Let nothing into a network namespace that is new, and surely has no lock yet. What goes out
+    must pass: Docker 28 sends a Neighbor Advertisement there, and gives up when it cannot."""
+    run(_nft_command(pid), stdin=DEAF, timeout=20)
+
+
+class Opening:
+    """The end of a lock that is known to be there; its program waits for the word."""
+
+    def __init__(self, pid: int) -> None:
+        self._program: Waiting | None = Waiting(_nft_command(pid))
+
+    def do(self) -> None:
+        if self._program:
+            program, self._program = self._program, None
+            program.finish(f"delete table inet {TABLE}\n")
 
 
 def unlock(pid: int) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from migrate import conntrack, forward, forward_store
+from migrate import announce, conntrack, forward, forward_store
 from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
 from migrate.errors import PlacementFailed
 from migrate.forward_record import ANCHOR, MARK, TARGET, Forward, bridge_name, checked
 from migrate.journal import Journal
+from migrate.same_l2 import PARENT, Address
 from migrate.undo import LeadAway, RemoveForward
 from transport.errors import StreamCorrupt
 
@@ -26,6 +27,8 @@ class Arrival:
         self._home: Forward | None = None
         self._switch: forward.Switch | None = None
         self._entries: list[Entry] = []
+        self._addresses: tuple[Address, ...] = ()
+        self._voice: announce.Voice | None = None
 
     def set_forward(self, record: Forward) -> None:
         """This host is to be the target: what comes from the anchor goes in, answers go back."""
@@ -65,6 +68,30 @@ class Arrival:
             found = [conntrack.checked(one) for one in entries]
             conntrack.load_at_once(found, found[0].reply_source[0], 0)
 
+    def take(self, addresses: Sequence[Address], holders: Mapping[str, str]) -> None:
+        """Its addresses move here. Raises PlacementFailed when they cannot be heard from here at
+        the `holders`: hardware addresses by network."""
+        for address in addresses:
+            holder = holders.get(address.network)
+            if holder is None:
+                raise StreamCorrupt(f"no hardware address in the network {address.network}")
+            network = self._docker.inspect_network(address.network)
+            parent = str((network.get("Options") or {}).get(PARENT) or "")
+            if address.ipv4:
+                announce.insist(parent, address.network, address.ipv4, holder)
+        self._addresses = tuple(addresses)
+
+    def arrived(self, pid: int) -> None:
+        """Process `pid` of the container is there, with all interfaces."""
+        if self._addresses:
+            self._voice = announce.Voice(pid, self._addresses)
+
+    def announce(self) -> None:
+        """The source is silent, and the tasks are about to run here."""
+        if self._voice:
+            self._voice.speak()
+            self._voice.go_on()
+
     def commit(self) -> None:
         """The tasks are told to run: packets go to them here."""
         if self._switch:
@@ -77,10 +104,15 @@ class Arrival:
             conntrack.load(self._entries, self._home.address, MARK)
 
     def finish(self) -> None:
-        """The source's copy is gone: no packet takes the detour any more."""
+        """The source's copy is gone: no packet takes the detour any more, and only here is one who
+        has the addresses."""
+        if self._voice:
+            self._voice.speak()
         if self._home:
             forward.remove(self._home.id)
 
     def close(self) -> None:
+        if self._voice:
+            self._voice.close()
         if self._switch:
             self._switch.close()

@@ -2,8 +2,9 @@
 
 `forward`: the host that clients know goes on to receive, and passes on. `home`: the container comes
 back to that host, and its detour ends. `follow`: it moves on to a third host, and the one that
-clients know passes on to that, without a detour by this host. `frontend`: a host of its own that
-all clients go to leads them on. `none`: nothing is done.
+clients know passes on to that, without a detour by this host. `same-l2`: the container's address
+itself moves. `frontend`: a host of its own that all clients go to leads them on. `none`: nothing is
+done.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from migrate.forward_record import (
     TARGET,
     Forward,
     Path,
+    Published,
     address_towards,
     paths,
     published,
@@ -24,10 +26,12 @@ from migrate.forward_record import (
 )
 from migrate.network_facts import NetworkFacts
 from migrate.networks import NetworkSpec
+from migrate.same_l2 import DRIVERS, Address, moving, why_not
 
 AUTO, FORWARD, NONE, HOME, FOLLOW = "auto", "forward", "none", "home", "follow"
+SAME_L2 = "same-l2"
 FRONTEND = "frontend"  # not decided here: the front end knows (migrate/frontend_link.py)
-WANTED = (AUTO, FORWARD, NONE)
+WANTED = (AUTO, FORWARD, SAME_L2, NONE)
 
 
 class Ends(msgspec.Struct, frozen=True):
@@ -46,6 +50,7 @@ class Choice(msgspec.Struct, frozen=True):
     """What is to be done. `reason`: one sentence. `warning`: the user may have wanted more.
 
     `anchor`, `target`: the two records of a new forward; `ends`: id of one that ends by this move.
+    `takes`: addresses that move with it, in any mode but `none`.
     """
 
     mode: str
@@ -54,6 +59,7 @@ class Choice(msgspec.Struct, frozen=True):
     anchor: Forward | None = None
     target: Forward | None = None
     ends: str = ""
+    takes: tuple[Address, ...] = ()
 
 
 def choose(
@@ -71,6 +77,50 @@ def choose(
     """
     if wanted == NONE:
         return Choice(NONE, "--network-mode none: who connects to it is left to you")
+    takes = moving(spec)
+    if wanted == SAME_L2 or (wanted == AUTO and not known and _by_ethernet(spec, takes)):
+        return _same_l2(wanted, spec, ends, takes)
+    choice = _choose(wanted, session, spec, ends, known, anchor)
+    return msgspec.structs.replace(choice, takes=takes)
+
+
+def _by_ethernet(spec: ContainerSpec, takes: tuple[Address, ...]) -> bool:
+    """Whether clients find it by its own address on the hosts' Ethernet."""
+    endpoint = way_endpoint(spec)
+    names = [n.name for n in spec.networks if n.driver in DRIVERS]
+    if endpoint and endpoint.network in names:
+        return True
+    return bool(takes) and not published(spec)
+
+
+def _same_l2(wanted: str, spec: ContainerSpec, ends: Ends, takes: tuple[Address, ...]) -> Choice:
+    if takes:
+        where = ", ".join(f"{one.ipv4 or one.ipv6} (network `{one.network}`)" for one in takes)
+        return Choice(
+            SAME_L2,
+            f"same-l2: its address moves with it to {ends.there_name}, which announces it on the "
+            f"Ethernet of both hosts: {where}",
+            takes=takes,
+        )
+    reasons = [reason for network in spec.networks if (reason := why_not(network))]
+    obstacle = reasons[0] if reasons else "it has no address of its own"
+    if wanted == SAME_L2:
+        raise Unsupported(
+            f"--network-mode same-l2: {obstacle}",
+            "the address of a macvlan or ipvlan network with a parent can move; for a bridge that "
+            "routers know, announce its route with --hook commit=...",
+        )
+    return Choice(NONE, f"its address is not announced there: {obstacle}", warning=True)
+
+
+def _choose(
+    wanted: str,
+    session: str,
+    spec: ContainerSpec,
+    ends: Ends,
+    known: Forward | None,
+    anchor: NetworkFacts | None,
+) -> Choice:
     if known and known.role == TARGET and known.peer_id == ends.there_id:
         return Choice(
             HOME,
@@ -103,7 +153,19 @@ def choose(
     theirs = msgspec.structs.replace(
         mine, role=TARGET, path=ways[1], peer=ends.here_ip, peer_id=ends.here_id
     )
-    return Choice(FORWARD, _explain(ports, ways[0], ends), anchor=mine, target=theirs)
+    strict = _strict(ports, ends)
+    reason = _explain(ports, ways[0], ends) + strict
+    return Choice(FORWARD, reason, warning=bool(strict), anchor=mine, target=theirs)
+
+
+def _strict(ports: tuple[Published, ...], ends: Ends) -> str:
+    """What is to be warned of where conntrack takes up no TCP connection in the middle."""
+    strict = [w for w, facts in (("here", ends.here), ("there", ends.there)) if not facts.loose]
+    if not strict or not any(port.protocol == "tcp" for port in ports):
+        return ""
+    return (
+        f"; but net.netfilter.nf_conntrack_tcp_loose is 0 {strict[0]}: open TCP connections break"
+    )
 
 
 def _follow(session: str, ends: Ends, known: Forward, facts: NetworkFacts) -> Choice:
@@ -142,6 +204,9 @@ def _obstacle(spec: ContainerSpec, ends: Ends) -> str:
             f"it is in Docker's network `{endpoint.network}`, where it cannot keep its address "
             "(docker network create makes one in which it can)"
         )
+    network = next(network for network in spec.networks if network.name == endpoint.network)
+    if network.driver in DRIVERS:
+        return f"its way outside is the {network.driver} network `{network.name}`, without ports"
     for where, facts in (("here", ends.here), ("there", ends.there)):
         if facts.nftables_docker:
             return f"Docker {where} keeps its rules in nftables, which has no place for ours"

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from migrate import forward, forward_probe, forward_store
+from migrate import announce, forward, forward_probe, forward_store, packet_hold
 from migrate.agent_link import AgentLink
 from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
@@ -24,13 +24,15 @@ from migrate.messages import (
     HomeForward,
     SetForward,
     SwitchForward,
+    TakeAddresses,
 )
 from migrate.network_facts import NetworkFacts
-from migrate.network_mode import FOLLOW, FRONTEND, HOME, NONE, Choice, Ends, choose
+from migrate.network_mode import FOLLOW, FORWARD, FRONTEND, HOME, NONE, Choice, Ends, choose
 from migrate.protocol import call
 from migrate.run import run
+from migrate.same_l2 import Address
 from migrate.source_view import SourceView
-from migrate.undo import EndForwardAt, RemoveForward
+from migrate.undo import EndForwardAt, RemoveForward, StayHere
 from transport.channel import Channel
 from transport.errors import Failure
 
@@ -48,9 +50,11 @@ class Departure:
     """One container's way out, in the order of the methods. `choice` says what was decided."""
 
     def __init__(
-        self, docker: DockerHost, session: str, wanted: str, frontend: str | None = None
-    ) -> None:
-        """`wanted`: a network mode; `frontend`: the host of front ends that lead to it."""
+        self, docker: DockerHost, session: str, wanted: str, frontend: str | None = None,
+        buffer: int = 0,
+    ) -> None:  # fmt: skip
+        """`wanted`: a network mode; `frontend`: the host of front ends that lead to it; `buffer`: so
+        many packets are to be held while it is frozen."""
         self._frontend = FrontendLink(frontend) if frontend else None
         self._channel: Channel | None = None
         self._journal: Journal | None = None
@@ -58,10 +62,16 @@ class Departure:
         self._docker = docker
         self._session = session
         self._wanted = wanted
+        self._buffer = buffer
+        self._hold: packet_hold.Hold | None = None
+        self._unheld = ""  # why packets are not held
         self._record: Forward | None = None
         self._switch: forward.Switch | None = None
         self._known: Forward | None = None
         self._third = ExitStack()
+        self._process = 0, 0  # of the container: pid, start time
+        self._silence: announce.Silence | None = None
+        self._stations: tuple[announce.Station, ...] = ()
         self._third_host: AgentLink | None = None
         self.choice = Choice("none", "nothing was decided yet")
 
@@ -74,6 +84,7 @@ class Departure:
             here=here.network, there=there.network, here_ip=_source_of(address),
             there_ip=address or "", here_id=here_id, there_id=there_id, there_name=name,
         )  # fmt: skip
+        self._process = view.target.pid, view.started
         self._known = forward_to(view.spec.source_id)
         if self._frontend:
             reason = self._frontend.find(
@@ -84,6 +95,8 @@ class Departure:
         self.choice = choose(
             self._wanted, self._session, view.spec, ends, self._known, self._anchor(there_id)
         )
+        if self._buffer and self.choice.mode != FORWARD:
+            self._unheld = "--buffer holds packets only where a forward begins at this host"
         return self.choice
 
     def _anchor(self, there_id: str) -> NetworkFacts | None:
@@ -120,6 +133,8 @@ class Departure:
     def _prepare(self, channel: Channel, journal: Journal) -> None:
         choice = self.choice
         self._channel, self._journal = channel, journal
+        if choice.takes:
+            self._take_along(choice.takes, channel, journal)
         if choice.mode == HOME:
             call(channel, HomeForward(choice.ends), Done, ANSWER)
         if not choice.anchor or not choice.target:
@@ -141,6 +156,18 @@ class Departure:
         forward.lay(self._record, adopting=True)
         forward_probe.insist(self._record.path, self._record.peer)
 
+    def _take_along(
+        self, addresses: tuple[Address, ...], channel: Channel, journal: Journal
+    ) -> None:
+        """The addresses move: the destination must hear them where they are now."""
+        pid, started = self._process
+        self._stations = announce.stations(pid, addresses)
+        if missing := {a.network for a in addresses} - {s.address.network for s in self._stations}:
+            raise HostUnfit(f"the container has no interface in the network `{min(missing)}`")
+        journal.push(StayHere(pid, started, self._stations))
+        holders = {station.address.network: station.mac for station in self._stations}
+        call(channel, TakeAddresses(holders), Done, ANSWER)
+
     def _drop_stale(self, record: Forward) -> None:
         """One of an earlier move of this container, which it has come home from since."""
         for other in forward_store.read_all():
@@ -152,12 +179,42 @@ class Departure:
         """The freeze begins: be ready to switch in a millisecond."""
         if self._record:
             self._switch = forward.Switch(self._record, away=True)
+            if self._buffer:
+                self._ready_to_hold(self._record)
+        if self._stations:
+            self._silence = announce.Silence(self._process[0], self._stations)
         if self._frontend and self._journal:
             self._connections = self._frontend.connections()
             self._frontend.ready(self._journal)
 
+    def _ready_to_hold(self, record: Forward) -> None:
+        try:
+            self._hold = packet_hold.Hold(record, self._buffer)
+        except (CommandFailed, OSError) as problem:
+            self._unheld = f"no packets were held: {problem}"
+
+    def hold(self) -> None:
+        """It is being frozen: packets wait. Nothing is lost by it when they cannot."""
+        if self._hold:
+            try:
+                self._hold.begin()
+            except OSError as problem:
+                self._unheld = f"no packets were held: {problem}"
+
+    def let_go(self) -> None:
+        """It runs again, wherever: what was held goes there."""
+        if self._hold:
+            hold, self._hold = self._hold, None
+            hold.release()
+            try:
+                hold.close()
+            except CommandFailed as failure:  # it holds nothing, and goes with the forward
+                self._unheld = f"a rule of --buffer is left: {failure.message}"
+
     def switch(self) -> None:
         """All sockets are there, held: from now on packets go to the destination."""
+        if self._silence:
+            self._silence.do()
         if self._switch:
             self._switch.do()
         if self._frontend and self._channel:
@@ -168,6 +225,10 @@ class Departure:
 
     def committed(self) -> list[str]:
         """It runs there. Gives warnings."""
+        self.let_go()
+        return [*([self._unheld] if self._unheld else []), *self._settled()]
+
+    def _settled(self) -> list[str]:
         if self.choice.mode in (NONE, FRONTEND) and self._known:
             return [warning] if (warning := end_both(self._known)) else []
         if self.choice.mode != FOLLOW or not self._known or not self._third_host:
@@ -181,10 +242,13 @@ class Departure:
         return []
 
     def close(self) -> None:
+        self.let_go()
         if self._switch:
             self._switch.close()
         if self._frontend:
             self._frontend.close()
+        if self._silence:
+            self._silence.close()
         self._third.close()
 
 

@@ -27,7 +27,9 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from migrate import netlock
 from migrate.criu_log import criu_reason
+from migrate.errors import CommandFailed
 from migrate.runtime import (
     DESCRIPTORS,
     HOLDS,
@@ -66,6 +68,7 @@ class Supervisor:
         self.words: list[str] = []  # what was heard and not yet taken
         self.partial = {"said": b"", "agent": b""}
         self.committed = False
+        self.unlock: netlock.Opening | None = None
 
     # -- talking -------------------------------------------------------------------------------
 
@@ -222,6 +225,8 @@ class Supervisor:
             self.release("criu")
             pid = self.wait_for("setup-namespaces", self.pending.restore_timeout).split()[1]
             self.tell("namespaces", pid=int(pid))
+            if self.pending.deaf:
+                self.deafen(int(pid))
             self.answer_create(f"pid {pid}")
             if unplugged:
                 # No socket needs the network: CRIU goes on while Docker plugs it in.
@@ -233,6 +238,7 @@ class Supervisor:
                 self.release("setup-namespaces")
                 self.wait_for("post-restore", self.pending.restore_timeout)
             self.tell("ready", pid=int(pid))
+            self.undeafen()
             if self.steered:
                 self.wait_for("commit", self.pending.commit_timeout)
             self.committed = True
@@ -251,6 +257,25 @@ class Supervisor:
             return 1
         shutil.rmtree(self.directory, ignore_errors=True)
         return 0
+
+    def deafen(self, pid: int) -> None:
+        """Where packets find the container by themselves, they come as soon as Docker has plugged
+        the network in. Before its sockets are there the kernel would reset their connections."""
+        os.environ["PATH"] = search_path()
+        try:
+            netlock.deafen(pid)
+        except CommandFailed as failure:
+            raise GaveUp(failure.message) from failure
+        self.unlock = netlock.Opening(pid)
+
+    def undeafen(self) -> None:
+        """From the sockets on until it runs CRIU's own lock holds. (CRIU makes it only after the
+        network was plugged in: criu/cr-restore.c, `network_lock_internal`.)"""
+        if self.unlock:
+            try:
+                self.unlock.do()
+            except CommandFailed as failure:
+                raise GaveUp(failure.message) from failure
 
     def await_running(self) -> None:
         word = self.wait_for("exited", self.pending.restore_timeout)

@@ -71,6 +71,7 @@ class Pending:
 
     `images`: CRIU image directory (may be filled later, when an agent steers); `work`: where CRIU's
     log goes; `criu_options`: lines for CRIU's configuration file, such as `tcp-established`.
+    `deaf`: see `Supervisor.deafen`.
     """
 
     images: str
@@ -79,6 +80,7 @@ class Pending:
     images_timeout: float
     restore_timeout: float
     commit_timeout: float
+    deaf: bool = False
 
     @classmethod
     def read(cls, directory: Path) -> Pending:
@@ -90,6 +92,7 @@ class Pending:
             images_timeout=float(given.get("images_timeout", 3600)),
             restore_timeout=float(given.get("restore_timeout", 300)),
             commit_timeout=float(given.get("commit_timeout", 120)),
+            deaf=bool(given.get("deaf", False)),
         )
 
 

@@ -121,7 +121,11 @@ class Migration:
             interrupts.polite()
             greeting = self.link.greet()
             self.network = Departure(
-                self.docker, self.session, self.options.network, self.options.frontend
+                self.docker,
+                self.session,
+                self.options.network,
+                self.options.frontend,
+                self.options.buffer,
             )
             stack.callback(self.network.close)
             self._explain(
@@ -282,6 +286,7 @@ class Migration:
         )  # fmt: skip
         self.network.ready()
         self.link.channel.hurry = True
+        self.frozen.hold, self.frozen.let_go = self.network.hold, self.network.let_go
         self.frozen.switch = self.network.switch
         with self._timed("freeze"):
             self.frozen.run(before_commit=interrupts.hold)
@@ -364,6 +369,8 @@ class Migration:
             logs = self._keep_logs(failure)
         # First here: the destination cannot run it without our `Commit`, and may take long.
         failed = self.journal.rollback() if self.journal else []
+        if self.frozen:
+            self.frozen.let_go()
         if self.journal and hooks.mark(hooks.PREPARE) in self.journal.phases:
             self._warn(*run_hooks(self.journal, hooks.ROLLBACK))
         self._close(finished=not failed)

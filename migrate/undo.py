@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from migrate import forward, forward_store, netlock
+from migrate import announce, forward, forward_store, netlock
 from migrate.agent_link import AgentLink
 from migrate.container_spec import RUNTIME
 from migrate.docker_host import DockerHost
@@ -139,6 +139,14 @@ class SwitchFrontendBack(msgspec.Struct, frozen=True, tag="switch-frontend-back"
     leads: tuple[Lead, ...]
 
 
+class StayHere(msgspec.Struct, frozen=True, tag="stay-here"):
+    """Addresses that were to move with process `pid` of the container do not (announce.py)."""
+
+    pid: int
+    start_time: int
+    stations: tuple[announce.Station, ...]
+
+
 Step = (
     Thaw
     | UnlockNetwork
@@ -157,6 +165,7 @@ Step = (
     | LeadAway
     | EndForwardAt
     | SwitchFrontendBack
+    | StayHere
 )
 
 
@@ -217,6 +226,9 @@ def undo(step: Step) -> None:
                 link.greet()
                 back = tuple(lead.back() for lead in leads)
                 call(link.channel, SwitchFrontend(back), Done, ANSWER)
+        case StayHere(pid, started, stations):
+            if start_time(pid) == started:
+                announce.stay(pid, stations)
 
 
 def _restore_cpu_limit(path: Path, content: str) -> None:

@@ -66,10 +66,15 @@ def test_mounts_that_are_fine() -> None:
     assert obstacles(container, [inspects.network()], empty_volumes={"empty"}) == []
 
 
-@pytest.mark.parametrize("driver", ["overlay", "macvlan", "ipvlan"])
+@pytest.mark.parametrize("driver", ["overlay", "weave"])
 def test_other_network_drivers_are_refused(driver: str) -> None:
     found = obstacles(inspects.container("1.51"), [inspects.network(Driver=driver)])
     assert [driver in item.message for item in found] == [True]
+
+
+@pytest.mark.parametrize("driver", ["macvlan", "ipvlan"])
+def test_networks_on_the_hosts_ethernet_can_move(driver: str) -> None:
+    assert obstacles(inspects.container("1.51"), [inspects.network(Driver=driver)]) == []
 
 
 def test_no_network_at_all_is_fine() -> None:

@@ -44,7 +44,10 @@ class World:
         )  # fmt: skip
         made._applier = self.any(close=self.does("applier"))
         nothing: Callable[[], None] = lambda: None  # noqa: E731
-        made._network = self.any(commit=nothing, settle=nothing, finish=nothing, close=nothing)
+        made._network = self.any(
+            announce=self.does("announce"), commit=nothing, settle=nothing, finish=nothing,
+            close=nothing,
+        )  # fmt: skip
         self.base = top / "sessions" / SESSION
         self.base.mkdir(parents=True)
 
@@ -70,7 +73,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 def test_somebody_watches_over_its_memory_before_it_runs(world: World) -> None:
     running = world.destination.commit()
     assert running.container == "new"
-    assert world.log == ["commit 77", "say commit", "running"]
+    assert world.log == ["commit 77", "announce", "say commit", "running"]
     assert world.journal.phases == [OWNED]
     with pytest.raises(StreamCorrupt):
         world.destination.commit()
@@ -108,3 +111,16 @@ def test_memory_that_never_comes_leaves_nothing_behind(world: World) -> None:
     assert world.log[-1] == "release"
     assert not world.base.exists()
     assert not world.journal.path.exists()
+
+
+@pytest.mark.parametrize(
+    ("version", "address", "first"),
+    [("1.51", "fd77::1", True), ("1.51", "", False), ("1.45", "fd77::1", False)],
+)
+def test_docker_28_plugs_in_first_where_it_speaks_ipv6(
+    world: World, version: str, address: str, first: bool
+) -> None:
+    made = world.destination
+    made.docker = world.any(api_version=version)
+    made.begun = world.any(spec=world.any(endpoints=[world.any(ipv6=address)]))
+    assert made._docker_speaks() is first

@@ -17,9 +17,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from migrate import journal as journal_module
+from migrate.announce import Station
 from migrate.errors import Busy
 from migrate.frontend_record import Lead
 from migrate.journal import Header, Journal, find, read_all, restarts
+from migrate.same_l2 import Address
 from migrate.undo import (
     EndDump,
     EndForwardAt,
@@ -34,6 +36,7 @@ from migrate.undo import (
     RenameBack,
     RestoreCpuLimit,
     RestoreRestartPolicy,
+    StayHere,
     Step,
     SwitchFrontendBack,
     Thaw,
@@ -59,6 +62,7 @@ STEPS: tuple[Step, ...] = (
     LeadAway("0123456789abcdef"),
     EndForwardAt("hosta", "0123456789abcdef"),
     SwitchFrontendBack("front", (Lead("game", ("10.0.0.1", 1), ("10.0.0.2", 2)),)),
+    StayHere(77, 12, (Station("eth0", "02:00:00:00:00:01", Address("lan", "10.0.0.1", "")),)),
 )
 
 

@@ -107,3 +107,14 @@ def test_an_unlock_that_fails_is_a_failure(nft: Nft, monkeypatch: pytest.MonkeyP
 def test_a_namespace_that_is_gone_is_no_failure(nft: Nft) -> None:
     nft.tables.unlink()
     netlock.unlock(2**22 + 1)  # over the largest pid there is
+
+
+def test_a_deaf_namespace_may_speak_and_hears_again_at_a_word(nft: Nft) -> None:
+    opening = netlock.Opening(ME)
+    netlock.deafen(ME)
+    assert nft.heard() == netlock.DEAF
+    assert "hook prerouting" in netlock.DEAF
+    assert "hook output" not in netlock.DEAF
+    opening.do()
+    opening.do()
+    assert nft.heard() == f"{netlock.DEAF}delete table inet {netlock.TABLE}\n"

@@ -94,3 +94,12 @@ def test_a_third_host_that_the_anchor_cannot_reach_is_refused() -> None:
     known = msgspec.structs.replace(TARGETED, peer_id="idx")
     with pytest.raises(Unsupported, match="cannot reach hostb"):
         choose("auto", "f" * 16, spec(), ends(there_ip="203.0.113.1"), known, FAR)
+
+
+def test_where_conntrack_takes_up_no_connection_it_is_said() -> None:
+    strict = NetworkFacts(B.interfaces, loose=False)
+    choice = choose("auto", IDENT, spec(), ends(there=strict), None)
+    assert (choice.mode, choice.warning) == ("forward", True)
+    assert "nf_conntrack_tcp_loose is 0 there" in choice.reason
+    game = spec(ports={"27960/udp": [{"HostIp": "", "HostPort": "27960"}]})
+    assert not choose("auto", IDENT, game, ends(there=strict), None).warning

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from migrate import conntrack, forward_store, network_arrival, network_move
-from migrate.errors import Unsupported
+from migrate import announce, conntrack, forward_store, network_arrival, network_move, packet_hold
+from migrate.container_spec import ContainerSpec
+from migrate.errors import HostUnfit, Unsupported
 from migrate.forward_record import ANCHOR, TARGET, Forward
 from migrate.journal import Header, Journal
 from migrate.messages import (
@@ -22,12 +23,14 @@ from migrate.messages import (
     HomeForward,
     SetForward,
     SwitchForward,
+    TakeAddresses,
 )
 from migrate.network_arrival import Arrival
 from migrate.network_facts import NetworkFacts
 from migrate.network_move import Departure, Ending, end_both
-from migrate.undo import EndForwardAt, LeadAway, RemoveForward
+from migrate.undo import EndForwardAt, LeadAway, RemoveForward, StayHere
 from tests.unit.migrate.forwards import IDENT, TARGETED, A, B, forward, spec
+from tests.unit.migrate.test_same_l2 import BOTH, ON_LAN
 from transport.errors import HostUnreachable, StreamCorrupt
 
 SESSION = "f" * 16
@@ -92,9 +95,17 @@ class World:
         if self.lost:
             raise self.lost
 
-    def departs(self, wanted: str = "auto", there_id: str = "idb") -> Departure:
-        view: Any = SimpleNamespace(spec=spec())
-        departure = Departure(self.docker, SESSION, wanted)
+    def departs(
+        self,
+        wanted: str = "auto",
+        there_id: str = "idb",
+        container: ContainerSpec | None = None,
+        buffer: int = 0,
+    ) -> Departure:
+        view: Any = SimpleNamespace(
+            spec=container or spec(), target=SimpleNamespace(pid=1), started=2
+        )
+        departure = Departure(self.docker, SESSION, wanted, buffer)
         here, there = (SimpleNamespace(network=facts) for facts in (A, B))
         departure.decide(
             view, here, there, here_id="idx", there_id=there_id, name="hostb",
@@ -336,3 +347,182 @@ def test_connections_of_another_host_are_looked_at(
     with pytest.raises(StreamCorrupt):
         arrival.adopt_connections([entry, entry.aimed_at(("10.0.0.2 -F", 80))])
     assert len(loaded) == 1
+
+
+# -- addresses that move --------------------------------------------------------------------------
+
+MAC = "02:42:0a:4d:00:82"
+
+
+@pytest.fixture
+def place(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The container's interface on its hosts' Ethernet, here and there."""
+
+    class Silence:
+        def __init__(self, pid: int, found: tuple[announce.Station, ...]) -> None:
+            world.log.append(("ready", pid, [one.mac for one in found]))
+
+        def do(self) -> None:
+            world.log.append("silent")
+
+        def close(self) -> None:
+            pass
+
+    class Voice(Silence):
+        def speak(self) -> None:
+            world.log.append("speak")
+
+        def go_on(self) -> None:
+            world.log.append("go on")
+
+        def close(self) -> None:
+            world.log.append("closed")
+
+        def __init__(self, pid: int, addresses: Any) -> None:
+            world.log.append(("voice", pid, addresses[0].ipv4))
+
+    monkeypatch.setattr(announce, "stations", lambda pid, addresses: tuple(
+        announce.Station("eth0", MAC, address) for address in addresses))  # fmt: skip
+    monkeypatch.setattr(announce, "Silence", Silence)
+    monkeypatch.setattr(announce, "Voice", Voice)
+    monkeypatch.setattr(announce, "insist", lambda *words: world.log.append(words))
+    return world
+
+
+def test_the_place_here_falls_silent_at_the_switch(place: World) -> None:
+    departure = place.departs(container=ON_LAN)
+    departure.prepare("B", place.journal)  # type: ignore[arg-type]
+    assert place.log == [("B", TakeAddresses)]
+    (step,) = place.journal.steps
+    assert isinstance(step, StayHere)
+    assert (step.pid, step.start_time, step.stations[0].mac) == (1, 2, MAC)
+    departure.ready()
+    assert place.log[1:] == [("ready", 1, [MAC])]
+    departure.switch()
+    assert place.log[2:] == ["silent"]
+    departure.close()
+
+
+def test_beside_a_forward_both_are_done(place: World) -> None:
+    departure = place.departs(container=BOTH)
+    departure.prepare("B", place.journal)  # type: ignore[arg-type]
+    departure.ready()
+    departure.switch()
+    assert [entry for entry in place.log if entry == "silent" or entry[0] in ("B", "switch")] == [
+        ("B", TakeAddresses), ("B", SetForward), "silent", ("switch", True),
+    ]  # fmt: skip
+
+
+def test_an_address_without_an_interface_cannot_move(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(announce, "stations", lambda pid, addresses: ())
+    with pytest.raises(HostUnfit, match="`lan`"):
+        place.departs(container=ON_LAN).prepare("B", place.journal)  # type: ignore[arg-type]
+    assert place.log == []
+
+
+def test_the_new_place_listens_first_and_speaks_at_commit(place: World) -> None:
+    place.docker.inspect_network = lambda name: {"Options": {"parent": "ens3"}}
+    arrival = Arrival(place.docker, place.journal, "d" * 64)
+    addresses = place.departs(container=ON_LAN).choice.takes
+    arrival.take(addresses, {"lan": MAC})
+    assert place.log == [("ens3", "lan", "10.77.0.130", MAC)]
+    arrival.arrived(77)
+    arrival.announce()
+    arrival.finish()
+    arrival.close()
+    assert place.log[1:] == [("voice", 77, "10.77.0.130"), "speak", "go on", "speak", "closed"]
+
+
+def test_a_source_that_does_not_say_who_has_it_is_not_believed(place: World) -> None:
+    arrival = Arrival(place.docker, place.journal, "d" * 64)
+    with pytest.raises(StreamCorrupt):
+        arrival.take(place.departs(container=ON_LAN).choice.takes, {"other": MAC})
+
+
+def test_without_such_addresses_nothing_is_said(place: World) -> None:
+    arrival = Arrival(place.docker, place.journal, "d" * 64)
+    arrival.arrived(77)
+    arrival.announce()
+    arrival.finish()
+    arrival.close()
+    assert place.log == []
+
+
+# -- packets that wait ----------------------------------------------------------------------------
+
+
+class Hold:
+    """Stands for the kernel's queue."""
+
+    log: list[Any]
+    fail: Exception | None = None
+
+    def __init__(self, record: Forward, packets: int) -> None:
+        self.log.append(("held", record.role, packets))
+
+    def begin(self) -> None:
+        if self.fail:
+            raise self.fail
+        self.log.append("wait")
+
+    def release(self) -> None:
+        self.log.append("go")
+
+    def close(self) -> None:
+        self.log.append("no more")
+
+
+@pytest.fixture
+def holding(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    Hold.log, Hold.fail = world.log, None
+    monkeypatch.setattr(packet_hold, "Hold", Hold)
+    return world
+
+
+def frozen(world: World, buffer: int = 64) -> Departure:
+    departure = world.departs(buffer=buffer)
+    departure.prepare("B", world.journal)  # type: ignore[arg-type]
+    world.log.clear()
+    departure.ready()
+    departure.hold()
+    return departure
+
+
+def test_packets_wait_from_the_freeze_on_until_it_runs(holding: World) -> None:
+    departure = frozen(holding)
+    departure.switch()
+    assert departure.committed() == []
+    departure.close()
+    assert holding.log == [("held", ANCHOR, 64), "wait", ("switch", True), "go", "no more"]
+
+
+def test_packets_go_where_it_runs_on(holding: World) -> None:
+    departure = frozen(holding)
+    departure.let_go()
+    departure.close()
+    assert holding.log == [("held", ANCHOR, 64), "wait", "go", "no more"]
+
+
+def test_nothing_is_held_unless_asked_for(holding: World) -> None:
+    frozen(holding, 0).let_go()
+    assert holding.log == []
+
+
+def test_a_queue_that_cannot_be_is_a_warning(holding: World) -> None:
+    Hold.fail = OSError(16, "busy")
+    departure = frozen(holding)
+    departure.switch()
+    assert [warning for warning in departure.committed() if "busy" in warning]
+
+
+def test_where_no_packets_come_in_it_is_said(holding: World) -> None:
+    known(peer_id="ida")
+    departure = holding.departs(there_id="ida", buffer=64)
+    departure.ready()
+    departure.hold()
+    assert departure.committed() == [
+        "--buffer holds packets only where a forward begins at this host"
+    ]
+    assert not [entry for entry in holding.log if entry == "wait"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from migrate import netlock
 from migrate.held_restore import supervisor_is_done
 from migrate.restore_supervisor import runc_reason
 from migrate.runtime import RAN
@@ -81,6 +82,49 @@ def test_an_agent_leads_it_step_by_step(lab: RuncLab) -> None:
     assert lives(lab.init())
     assert soon(lambda: not lab.directory.exists())
     assert supervisor_is_done(lab.directory)
+
+
+def test_a_deaf_one_hears_nothing_until_its_sockets_are_there(lab: RuncLab) -> None:
+    nft = lab.top / "fakes" / "nsenter"
+    nft.parent.mkdir()
+    nft.write_text(f'#!/bin/sh\ncat >>"{lab.top}/rules"\n')
+    nft.chmod(0o755)
+    lab.env["PATH"] = f"{nft.parent}:{lab.env['PATH']}"
+    lab.expect_restore(agent=True, deaf=True)
+    agent = lab.agent
+    assert agent
+    create = lab.create()
+    agent.hear("created")
+    agent.say("restore")
+    agent.hear("namespaces")
+    assert lab.code(create) == 0  # from here on Docker plugs the network in
+    rules = lab.top / "rules"
+    assert rules.read_text() == netlock.DEAF
+    start = lab.verb("start")
+    agent.hear("network")
+    agent.hear("ready")
+    assert soon(lambda: rules.read_text() == f"{netlock.DEAF}delete table inet migrate_lock\n")
+    agent.say("commit")
+    agent.hear("running")
+    assert lab.code(start) == 0
+
+
+def test_one_that_cannot_be_deafened_is_not_restored(lab: RuncLab) -> None:
+    nft = lab.top / "fakes" / "nsenter"
+    nft.parent.mkdir()
+    nft.write_text("#!/bin/sh\necho no tables here >&2; exit 1\n")
+    nft.chmod(0o755)
+    lab.env["PATH"] = f"{nft.parent}:{lab.env['PATH']}"
+    lab.expect_restore(agent=True, deaf=True)
+    agent = lab.agent
+    assert agent
+    create = lab.create()
+    agent.hear("created")
+    agent.say("restore")
+    agent.hear("namespaces")
+    assert "no tables here" in agent.hear("failed")["reason"]
+    assert lab.code(create) != 0
+    assert nothing_runs(lab)
 
 
 def test_an_agent_that_dies_after_commit_does_not_stop_it(lab: RuncLab) -> None:

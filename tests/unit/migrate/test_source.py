@@ -65,6 +65,7 @@ class World:
         self.part = FrozenPart(
             view, self.journal, self.channel, outgoing, sender, self.does("final pass")
         )
+        self.part.hold, self.part.let_go = self.does("hold"), self.does("let go")
         self.migration.frozen = self.part
 
     def does(self, name: str, value: Any = None) -> Callable[..., Any]:
@@ -127,7 +128,8 @@ RUNNING = Running(container="new", timing={})
 def test_all_goes_well(world: World) -> None:
     world.answers(READY, RUNNING)
     world.run()
-    assert world.log[:2] == ["freeze", "silence"]
+    assert world.log[:3] == ["hold", "freeze", "silence"]
+    assert "let go" not in world.log
     order = ["scan", "dump", "lists", "files", "last", "tasks let go", "no way back"]
     assert [name for name in world.log if name in order] == order
     assert world.part.memory is TALLY
@@ -170,6 +172,9 @@ def test_before_commit_it_is_thawed_first_and_then_abandoned(
     # CRIU freezes again what it found frozen: it must have ended.
     assert log.index("criu ended") < log.index("undo EndDump") < log.index("undo Thaw")
     assert log.index("undo UnlockNetwork") < log.index("undo Thaw")
+    # Packets wait from just before it stands still until it runs on, and not for the other host.
+    assert log.index("hold") < log.index("freeze")
+    assert log[-1] == "let go"
     assert world.told()[-1] == "Abandon"
     assert not world.left()
 
