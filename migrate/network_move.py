@@ -53,8 +53,8 @@ class Departure:
         self, docker: DockerHost, session: str, wanted: str, frontend: str | None = None,
         buffer: int = 0,
     ) -> None:  # fmt: skip
-        """`wanted`: a network mode; `frontend`: the host of front ends that lead to it; `buffer`: so
-        many packets are to be held while it is frozen."""
+        """`wanted`: a network mode; `frontend`: the host of front ends that lead to it; `buffer`:
+        so many packets are to be held while it is frozen."""
         self._frontend = FrontendLink(frontend) if frontend else None
         self._channel: Channel | None = None
         self._journal: Journal | None = None

@@ -105,7 +105,7 @@ class World:
         view: Any = SimpleNamespace(
             spec=container or spec(), target=SimpleNamespace(pid=1), started=2
         )
-        departure = Departure(self.docker, SESSION, wanted, buffer)
+        departure = Departure(self.docker, SESSION, wanted, buffer=buffer)
         here, there = (SimpleNamespace(network=facts) for facts in (A, B))
         departure.decide(
             view, here, there, here_id="idx", there_id=there_id, name="hostb",
@@ -293,7 +293,7 @@ class Front:
 def behind(world: World, front: Front) -> Departure:
     departure = Departure(world.docker, SESSION, "frontend")
     departure._frontend = front  # type: ignore[assignment]
-    view: Any = SimpleNamespace(spec=spec())
+    view: Any = SimpleNamespace(spec=spec(), target=SimpleNamespace(pid=1), started=2)
     here, there = (SimpleNamespace(network=facts) for facts in (A, B))
     chosen = departure.decide(
         view, here, there, here_id="idx", there_id="idb", name="hostb", address="10.77.0.12"
