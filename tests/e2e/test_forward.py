@@ -22,7 +22,7 @@ from tests.lab.host import LabHost
 WORKLOADS = Path(__file__).resolve().parents[1] / "workloads"
 PORT, PUBLISHED = 7000, 7100  # another one outside than inside
 SERVER = ["python3", "/workloads/tcp_server.py", str(PORT)]
-RATE, DOWNLOAD = 160, 160  # MBit/s of the client's link, MiB: 8 s
+RATE, DOWNLOAD = 800, 1024  # MBit/s of the client's link, MiB: 11 s
 
 
 @pytest.fixture(scope="module", params=["docker26", "docker28", "mixed"])

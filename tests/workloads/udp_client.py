@@ -1,12 +1,13 @@
 """The other end of udp_server.py: asks every few milliseconds and looks at what comes back.
 
-    python3 udp_client.py HOST PORT [--interval MS] [--gap-ms MS]
+    python3 udp_client.py HOST PORT [--interval MS] [--gap-ms MS] [--slack-ms MS]
 
 Sends "1", "2"... whether or not answers come. On SIGTERM it waits for the last ones and prints one
 JSON line: {"sent", "replies", "nonces", "repeated", "lost_outside", "gaps": [[s, ms]...]}. A gap is
 a time over `--gap-ms` (100) in which no answer came; `lost_outside` are the numbers that were asked
 outside of all gaps and never answered; `repeated` those answered twice, or of which the server
-counted more than it got. Exit code 0 when there is none of either and one nonce.
+counted more than it got. `--slack-ms` (50) before and after a gap belongs to it: what was on its way
+when it began. Exit code 0 when there is none of either and one nonce.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ import sys
 import time
 from itertools import pairwise
 
-SLACK = 0.05  # seconds around a gap: what was on its way when it began
-
 
 def gaps_of(times: list[float], longer_than: float) -> list[tuple[float, float]]:
     """(begin, end) of the times in which no answer came."""
@@ -35,7 +34,9 @@ def main() -> int:
     parser.add_argument("port", type=int)
     parser.add_argument("--interval", type=float, default=10.0, metavar="MS")
     parser.add_argument("--gap-ms", type=float, default=100.0)
+    parser.add_argument("--slack-ms", type=float, default=50.0)
     args = parser.parse_args()
+    slack = args.slack_ms / 1000
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -75,8 +76,8 @@ def main() -> int:
     first, last = (times[0], times[-1]) if times else (0.0, 0.0)
     lost = [
         n for n, at in asked.items()
-        if n not in answered and first < at < last - SLACK
-        and not any(begin - SLACK <= at <= end + SLACK for begin, end in gaps)
+        if n not in answered and first < at < last - slack
+        and not any(begin - slack <= at <= end + slack for begin, end in gaps)
     ]  # fmt: skip
     repeated = [n for n, times_answered in answered.items() if times_answered > 1]
     figures = {
