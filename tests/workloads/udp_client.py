@@ -6,8 +6,8 @@ Sends "1", "2"... whether or not answers come. On SIGTERM it waits for the last 
 JSON line: {"sent", "replies", "nonces", "repeated", "lost_outside", "gaps": [[s, ms]...]}. A gap is
 a time over `--gap-ms` (100) in which no answer came; `lost_outside` are the numbers that were asked
 outside of all gaps and never answered; `repeated` those answered twice, or of which the server
-counted more than it got. `--slack-ms` (50) before and after a gap belongs to it: what was on its way
-when it began. Exit code 0 when there is none of either and one nonce.
+counted more than it got. `--slack-ms` (50) before and after a gap belongs to it: what was on its
+way when it began. Exit code 0 when there is none of either and one nonce.
 """
 
 from __future__ import annotations
