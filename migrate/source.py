@@ -1,22 +1,19 @@
-"""The source of a migration: leads it through its phases, and undoes it when it fails."""
+"""The source of a migration: leads it through its phases."""
 
 from __future__ import annotations
 
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from migrate import failure_logs, hooks
+from migrate import hooks
 from migrate.address_spaces import transparent_huge_pages
 from migrate.agent_link import CALLER, AgentLink
-from migrate.criu import LOG
-from migrate.criu_log import interesting_lines
 from migrate.departed import keep_memory
 from migrate.docker_host import DockerHost
-from migrate.errors import AgentFailed, FreezeTooLong, OutcomeUnknown, Unsupported
+from migrate.errors import Unsupported
 from migrate.files_pass import FilesPass
 from migrate.freeze import FrozenPart
 from migrate.guard import Guard
@@ -27,7 +24,6 @@ from migrate.interrupts import Interrupts
 from migrate.journal import CONFIRMED, Header, Journal, restarts
 from migrate.lazy_pages import restore_lazily
 from migrate.messages import (
-    Abandon,
     AskCache,
     Begin,
     CacheDigests,
@@ -48,6 +44,7 @@ from migrate.protocol import IMAGE_PIECE, call, expect
 from migrate.rootfs_limits import kept_paths
 from migrate.rootfs_send import Sender
 from migrate.source_end import end_source_copy, run_hooks
+from migrate.source_undo import ANSWER, Undoing
 from migrate.source_view import SourceView, check_here, look, open_connections
 from migrate.std_streams import find_streams, parent_of
 from migrate.summary import Lazy, Summary, Switchover
@@ -58,36 +55,21 @@ from transport.allocator import keep_freed_memory
 from transport.bucket import Bucket
 from transport.errors import ConnectionLost, Failure
 
-RUN = Path("/run/migrate")
 PIECE = 1 << 20
-ANSWER = 120.0  # seconds for an answer that takes the other side little work
 IMAGE_LOAD = 1800.0
 SETTLED = 180.0
 FILL = 3600.0  # seconds until the last page is filled in
 
 
-class Migration:
+class Migration(Undoing):
     """One migration from this host. `run` does it and gives the figures."""
 
     def __init__(
         self, options: Options, progress: Progress, link_to: Callable[[str], AgentLink] = AgentLink
     ) -> None:
-        self.options = options
+        super().__init__(options, progress)
         self._link_to = link_to
-        self.progress = progress
-        self.session = secrets.token_hex(8)
         self.docker = DockerHost()
-        self.summary = Summary(
-            options.container, source=socket.gethostname(),
-            destination=options.host.removeprefix(CALLER),
-        )  # fmt: skip
-        self.summary.session = self.session
-        self.journal: Journal | None = None
-        self.guard: Guard | None = None
-        self.frozen: FrozenPart | None = None
-        self.link: AgentLink | None = None
-        self._announced = False  # whether the destination knows of the session
-        self._base = RUN / "sessions" / f"{self.session}-source"
 
     def run(self) -> Summary:
         """Move the container. Raises the Failure that stopped it, after everything is undone."""
@@ -174,11 +156,6 @@ class Migration:
             self._warn(choice.reason)
         else:
             self.progress.say(choice.reason)
-
-    def _warn(self, *sentences: str) -> None:
-        for sentence in sentences:
-            self.summary.warnings.append(sentence)
-            self.progress.warn(sentence)
 
     def _begin_journal(self, view: SourceView, peer_id: str) -> Journal:
         told = hooks.facts_of(
@@ -352,88 +329,6 @@ class Migration:
             self._close(finished=True)
             if filled.pages:
                 self.summary.lazy = Lazy(filled.pages, filled.seconds)
-
-    # -- when it fails -----------------------------------------------------------------------------
-
-    def _roll_back(self, failure: BaseException) -> None:
-        """Undo everything on both sides, or, when nobody knows who owns it, leave it frozen."""
-        marks = self.frozen.marks if self.frozen else {}
-        if "commit" in marks:
-            # Only the destination's own word that it has undone everything is good enough now.
-            undone = isinstance(failure, Failure) and failure.reported and "running" not in marks
-            if not undone:
-                self._unsure(failure)
-                return
-        logs = ""
-        with suppress(OSError):  # to undo is more important
-            logs = self._keep_logs(failure)
-        # First here: the destination cannot run it without our `Commit`, and may take long.
-        failed = self.journal.rollback() if self.journal else []
-        if self.frozen:
-            self.frozen.let_go()
-        if self.journal and hooks.mark(hooks.PREPARE) in self.journal.phases:
-            self._warn(*run_hooks(self.journal, hooks.ROLLBACK))
-        self._close(finished=not failed)
-        if self.link and not isinstance(failure, ConnectionLost | FreezeTooLong):
-            self._abandon(failure)
-        if failed:
-            raise AgentFailed(
-                "the migration failed, and not everything could be undone: " + "; ".join(failed),
-                "`migrate recover` tries it again",
-            ) from failure
-        if logs and isinstance(failure, Failure):
-            failure.logs = logs
-
-    def _unsure(self, failure: BaseException) -> None:
-        """It failed after `Commit`: between that and its answer, or while we ended our copy."""
-        known = self.journal is None or CONFIRMED in self.journal.phases
-        self._keep_journal()  # the guard goes on with it, or `migrate recover`
-        if not known:
-            what = failure.message if isinstance(failure, Failure) else repr(failure)
-            raise OutcomeUnknown(
-                f"it failed at the moment of commit: {what}; the container here stays "
-                "frozen until it is known who owns it"
-            ) from failure
-
-    def _keep_journal(self) -> None:
-        self._close(finished=False)
-
-    def _abandon(self, failure: BaseException) -> None:
-        """Tell the destination to undo; one that failed itself has done so already."""
-        assert self.link
-        if not self._announced or (isinstance(failure, Failure) and failure.reported):
-            return
-        try:
-            call(self.link.channel, Abandon(), Done, ANSWER)
-        except Failure as other:
-            self.progress.warn(
-                f"the destination did not confirm that it has undone: {other.message}"
-            )
-
-    def _close(self, *, finished: bool) -> None:
-        journal, self.journal = self.journal, None
-        guard, self.guard = self.guard, None
-        if journal:
-            journal.close(finished=finished)
-        if guard and finished:
-            guard.dismiss()
-
-    # -- logs and figures ----------------------------------------------------------------------
-
-    def _keep_logs(self, failure: BaseException) -> str:
-        """Save CRIU's logs of a failed migration, before its tmpfs goes; show them with -v."""
-        remote = failure.remote_log if isinstance(failure, Failure) else ""
-        kept = failure_logs.keep(self.session, self._base / "work" / LOG, remote)
-        for line in remote.splitlines():
-            self.progress.note(f"destination: {line}")
-        self._log_criu()
-        return kept
-
-    def _log_criu(self) -> None:
-        log = self._base / "work" / LOG
-        if self.progress.verbose and log.exists():
-            for line in interesting_lines(log.read_text(errors="replace")):
-                self.progress.note(f"criu: {line}")
 
     @contextmanager
     def _timed(self, name: str, total: int | None = None) -> Iterator[None]:

@@ -115,7 +115,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(freeze_module, "freeze", world.does("freeze", True))
     monkeypatch.setattr(journal_module, "undo", world.undo)
     monkeypatch.setattr("migrate.failure_logs.LOGS", tmp_path / "logs")
-    monkeypatch.setattr(source_module, "ANSWER", 0.2)
+    monkeypatch.setattr("migrate.source_undo.ANSWER", 0.2)
     monkeypatch.setattr(freeze_module, "RUNNING_TIMEOUT", 0.2)
     monkeypatch.setattr(freeze_module, "READY_TIMEOUT", 0.2)
     return world
