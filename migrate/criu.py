@@ -17,6 +17,8 @@ from typing import Any
 from migrate.criu_options import external_mounts, feature_obstacle, parse_mountinfo
 from migrate.criu_rpc import Swrk
 from migrate.errors import DumpFailed, Unsupported
+from migrate.host_setup import runtime_path
+from migrate.runtime import TOOLS
 from migrate.std_streams import Streams
 
 CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
@@ -96,7 +98,10 @@ class Dumper:
 
     def start(self) -> None:
         """Start CRIU and make the request, so that nothing but the dump is left to do."""
-        rpc = self.criu.start()
+        tools = self.criu.work / TOOLS
+        tools.mkdir()
+        (tools / "tar").symlink_to(runtime_path())  # see there
+        rpc = self.criu.start(str(tools))
         self._kind = rpc.DUMP
         pid = self.target.pid
         options = self.criu.options(

@@ -40,14 +40,18 @@ class Swrk:
         assert self._process
         return self._process.pid
 
-    def start(self) -> Any:
-        """Start `criu swrk`. Gives the module of CRIU's messages. Raises CriuUnfit."""
+    def start(self, tools: str = "") -> Any:
+        """Start `criu swrk`. Gives the module of CRIU's messages. Raises CriuUnfit.
+
+        `tools`: a directory with programs that are to stand before the system's.
+        """
         try:
             from pycriu import rpc_pb2
         except ImportError as missing:
             raise CriuUnfit(
                 f"pycriu cannot be imported ({missing})", "install the package python3-pycriu"
             ) from missing
+        path = os.environ.get("PATH", os.defpath)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -55,6 +59,7 @@ class Swrk:
                     ["criu", "swrk", str(theirs.fileno())], pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                     start_new_session=True,  # Ctrl-C must not end it in the middle of a dump
+                    env={**os.environ, "PATH": f"{tools}:{path}" if tools else path},
                 )  # fmt: skip
             except FileNotFoundError as missing:
                 ours.close()

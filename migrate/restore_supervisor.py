@@ -35,6 +35,7 @@ from migrate.runtime import (
     HOLDS,
     RAN,
     RESTORE_UNPLUGGED,
+    TOOLS,
     Call,
     Pending,
     log_line,
@@ -178,7 +179,7 @@ class Supervisor:
 
         `held`: CRIU itself waits until the images are complete (bin/migrate-runc, `criu`).
         """
-        path = search_path()
+        path = f"{self.directory}/{TOOLS}:{search_path()}"
         if held:
             path = f"{self.directory}/bin:{path}"
         argv = [

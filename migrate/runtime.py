@@ -27,6 +27,7 @@ from migrate.cgroup_path import own_unified, unified_path
 ABORT_TIMEOUT = 15.0  # seconds that `kill` and `delete` wait for the supervisor to clean up
 RAN = "ran"  # a file in the work directory: the container has come to run
 STAGES = ("setup-namespaces", "post-restore")
+TOOLS = "tools"  # a directory that stands first on CRIU's PATH
 HOLDS = ("criu", *STAGES, "start")  # everything that can be held
 RESTORE, RESTORE_UNPLUGGED = "restore", "restore-unplugged"  # the agent's words
 DESCRIPTORS = "descriptors.json"  # runc's, in the image directory
@@ -148,9 +149,10 @@ def prepare(
         (directory / f"hold.{stage}").touch(0o600)
     os.mkfifo(directory / "said", 0o600)  # last: where it is, `abort` finds the rest, too
     gate = directory / "gate"
-    (directory / "bin").mkdir()
+    for name in ("bin", TOOLS):
+        (directory / name).mkdir()
     # Nothing executable is written here: /run is usually mounted noexec. See bin/migrate-runc.
-    for link in (gate, directory / "bin" / "criu"):
+    for link in (gate, directory / "bin" / "criu", directory / TOOLS / "tar"):
         link.symlink_to(os.environ["MIGRATE_SCRIPT"])
     config_path = bundle / "config.json"
     config = json.loads(config_path.read_text())

@@ -65,6 +65,7 @@ def look(docker: DockerHost, name: str) -> SourceView:
             "use Docker's overlay2 storage driver or containerd's overlayfs snapshotter",
         )
     memory, swapped = memory_of(tasks(target.freezer) or [pid])
+    memory += tmpfs_used(pid)
     return SourceView(
         inspect=container,
         spec=spec,
@@ -148,6 +149,19 @@ def waits_for_pages(pids: Iterable[int]) -> bool:
             if any(line.startswith("VmFlags:") and "um" in line.split() for line in smaps):
                 return True
     return False
+
+
+def tmpfs_used(pid: int) -> int:
+    """Bytes that lie in the tmpfs of a process's mounts: CRIU puts them among its images. What is
+    mapped as well counts twice."""
+    used: dict[int, int] = {}
+    for mount in parse_mountinfo(Path(f"/proc/{pid}/mountinfo").read_text()):
+        if mount.fstype == "tmpfs":
+            with suppress(OSError):  # over-mounted, or gone
+                path = f"/proc/{pid}/root{mount.mountpoint}"
+                stat = os.statvfs(path)
+                used[os.stat(path).st_dev] = (stat.f_blocks - stat.f_bfree) * stat.f_frsize
+    return sum(used.values())
 
 
 def _shm_used(container: dict[str, Any], pid: int) -> int:

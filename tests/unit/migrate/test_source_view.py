@@ -24,6 +24,7 @@ from migrate.source_view import (
     memory_of,
     open_connections,
     tasks,
+    tmpfs_used,
     waits_for_pages,
 )
 
@@ -91,6 +92,15 @@ def test_the_pages_of_files_do_not_move(tmp_path: Path) -> None:
     mapped.close()
     assert touched
     assert after - before < 16 << 20
+
+
+@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="no tmpfs at /dev/shm")
+def test_what_lies_in_a_tmpfs_counts() -> None:
+    before = tmpfs_used(os.getpid())
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+        file.write(bytes(16 << 20))
+        file.flush()
+        assert 12 << 20 < tmpfs_used(os.getpid()) - before < 24 << 20
 
 
 WAITS = """
