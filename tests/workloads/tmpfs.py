@@ -2,9 +2,9 @@
 
     python3 tmpfs.py DIRECTORY MIB
 
-Writes MIB MiB of random bytes, an empty folder, a link and modes of its own into DIRECTORY and
-/dev/shm; then prints "N DIGEST" per line, N = 1, 2, 3..., DIGEST of all names, modes and contents as
-they are now. A tmpfs that did not come along has another digest.
+Writes MIB MiB of random bytes, an empty folder, a link and modes of its own into DIRECTORY, and as
+much as 1 MiB into /dev/shm; then prints "N DIGEST" per line, N = 1, 2, 3..., DIGEST of all names,
+modes and contents as they are now. A tmpfs that did not come along has another digest.
 """
 
 from __future__ import annotations
