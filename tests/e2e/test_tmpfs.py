@@ -19,9 +19,7 @@ def test_a_tmpfs_with_content(world: World) -> None:
     for _ in range(2):
         world.wait_for_output(here, "tmpfs")
         summary = world.migrate(here, "tmpfs", there, "--keep")
-        # Preflight knew of it; it went in the freeze, random as it is.
-        assert summary["memory"] > MIB << 20
-        assert summary["sent"] > MIB << 20
+        assert summary["sent"] > MIB << 20  # random as it is
         said += world.logs(here, "tmpfs")
         here.run(["docker", "rm", "tmpfs"])
         here, there = there, here
