@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
-import pytest
-
 from migrate.announce import Station, frames, resumed, silenced
 from migrate.neighbour_frames import parse_arp
 from migrate.same_l2 import Address
+from tests.unit.migrate.own_network import needs_root_and, run_in_own_network
 
-REPO = Path(__file__).resolve().parents[3]
 MAC = "02:42:0a:4d:00:82"
 BRIDGE = Station("eth0", MAC, Address("lan", "10.77.0.130", "fd77::130", "bridge"))
 
@@ -53,17 +45,10 @@ found = announce.stations(held.pid, WHERE)
 
 
 def inside(script: str) -> None:
-    done = subprocess.run(
-        ["unshare", "-n", sys.executable, "-c", HEAD + script], capture_output=True, text=True,
-        timeout=60, check=False, cwd=REPO,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_in_own_network(HEAD + script)
 
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "nsenter"))),
-    reason="needs root and ip",
-)
+needs_root = needs_root_and("ip", "nsenter")
 
 
 @needs_root

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import struct
-import subprocess
-import sys
-from pathlib import Path
 
 import msgspec
-import pytest
 
 from migrate.packet_hold import message, rules
 from tests.unit.migrate.forwards import forward
+from tests.unit.migrate.own_network import needs_root_and, run_in_own_network
 
-REPO = Path(__file__).resolve().parents[3]
 HEAD = """
 import socket, subprocess
 from migrate import announce, packet_hold
@@ -52,17 +46,10 @@ def left(): return sh("iptables -t mangle -S PREROUTING").count("NFQUEUE")
 
 
 def inside(script: str) -> None:
-    done = subprocess.run(
-        ["unshare", "-n", sys.executable, "-c", HEAD + script], capture_output=True, text=True,
-        timeout=60, check=False, cwd=REPO,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_in_own_network(HEAD + script)
 
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or not all(map(shutil.which, ("ip", "iptables", "unshare"))),
-    reason="needs root, ip and iptables",
-)
+needs_root = needs_root_and("ip", "iptables")
 
 
 @needs_root
