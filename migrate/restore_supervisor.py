@@ -20,7 +20,6 @@ import json
 import os
 import selectors
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -30,6 +29,8 @@ from typing import IO, Any
 from migrate import netlock
 from migrate.criu_log import criu_reason
 from migrate.errors import CommandFailed
+from migrate.network_hook import NetworkHook, refusal, tell_dockerd
+from migrate.restore_undo import kill_descendants, remove_runc_state, runc_reason
 from migrate.runtime import (
     DESCRIPTORS,
     HOLDS,
@@ -54,8 +55,9 @@ class Supervisor:
     """One restore. `run` gives the exit code of the supervising process."""
 
     def __init__(
-        self, directory: Path, pending: Pending, call: Call, rootfs: str, create_fd: int
-    ) -> None:
+        self, directory: Path, pending: Pending, call: Call, rootfs: str, create_fd: int,
+        hook: NetworkHook | None = None,
+    ) -> None:  # fmt: skip
         self.directory = directory
         self.pending = pending
         self.call = call
@@ -70,6 +72,8 @@ class Supervisor:
         self.partial = {"said": b"", "agent": b""}
         self.committed = False
         self.unlock: netlock.Opening | None = None
+        self.hook = hook
+        self.dockerd: socket.socket | None = None  # where its answer to the hook will come
 
     # -- talking -------------------------------------------------------------------------------
 
@@ -140,6 +144,10 @@ class Supervisor:
             assert self.child is not None
             self.selector.unregister(self.child_fd)
             self.words.append(f"exited {self.child.wait()}")
+        elif source == "dockerd":
+            assert self.dockerd is not None
+            self.selector.unregister(self.dockerd)
+            self.words.append(f"plugged {refusal(self.dockerd)}")
         elif self.agent:
             try:
                 data = self.agent.recv(4096)
@@ -228,16 +236,13 @@ class Supervisor:
             self.tell("namespaces", pid=int(pid))
             if self.pending.deaf:
                 self.deafen(int(pid))
-            self.answer_create(f"pid {pid}")
-            if unplugged:
-                # No socket needs the network: CRIU goes on while Docker plugs it in.
+            if unplugged:  # no socket needs the network: CRIU goes on while Docker plugs it in
                 self.release("setup-namespaces")
-                self.wait_for("post-restore", self.pending.restore_timeout)
-            self.wait_for("start", self.pending.restore_timeout)
-            self.tell("network")
-            if not unplugged:
-                self.release("setup-namespaces")
-                self.wait_for("post-restore", self.pending.restore_timeout)
+            self.plug_in(int(pid))
+            self.release("setup-namespaces")
+            self.wait_for("post-restore", self.pending.restore_timeout)
+            if self.hook:  # else `start` has told that the network is there
+                self.wait_for("start", self.pending.restore_timeout)
             self.tell("ready", pid=int(pid))
             self.undeafen()
             if self.steered:
@@ -258,6 +263,23 @@ class Supervisor:
             return 1
         shutil.rmtree(self.directory, ignore_errors=True)
         return 0
+
+    def plug_in(self, pid: int) -> None:
+        """Let Docker plug the network in: as it is told to, by the hook that was taken out of the
+        bundle, or else by itself, between the end of `create` and `start`."""
+        if self.hook:
+            try:
+                self.dockerd = tell_dockerd(self.hook, pid)
+            except OSError as problem:
+                raise GaveUp(f"dockerd does not listen at {self.hook.socket}: {problem}") from None
+            self.selector.register(self.dockerd, selectors.EVENT_READ, "dockerd")
+            why = self.wait_for("plugged", self.pending.restore_timeout).partition(" ")[2]
+            if why:
+                raise GaveUp(f"Docker cannot plug the network in: {why}")
+        self.answer_create(f"pid {pid}")
+        if not self.hook:
+            self.wait_for("start", self.pending.restore_timeout)
+        self.tell("network")
 
     def deafen(self, pid: int) -> None:
         """Where packets find the container by themselves, they come as soon as Docker has plugged
@@ -301,7 +323,7 @@ class Supervisor:
         # None of these may keep us from saying why: runc may hang, the disk be full, `abort` have
         # removed the directory.
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            self.remove_runc_state()
+            remove_runc_state(self.call.globals, self.call.container)
         with contextlib.suppress(OSError):
             (self.directory / "failed.json").write_text(log_line(reason) + "\n")
         self.tell("failed", reason=reason)
@@ -311,63 +333,10 @@ class Supervisor:
             shutil.rmtree(self.directory, ignore_errors=True)
         self.release("start", ok=False)
 
-    def remove_runc_state(self) -> None:
-        """Undo what a killed runc left: its bind mount of the rootfs, its state directory."""
-        globals_ = self.call.globals
-        root = globals_[globals_.index("--root") + 1] if "--root" in globals_ else "/run/runc"
-        state = os.path.realpath(Path(root) / self.call.container)
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            mounted = line.split()[4]
-            if mounted.startswith(state + "/"):
-                ctypes.CDLL(None).umount2(mounted.encode(), 2)  # MNT_DETACH
-        # Only when runc knows it: `delete` of an unknown container would log an error of its own.
-        if os.path.isdir(state):
-            runc = os.environ.get("MIGRATE_RUNC", "runc")
-            subprocess.run(
-                [runc, "--root", root, "delete", "--force", self.call.container],
-                check=False, timeout=20, capture_output=True,
-            )  # fmt: skip
-            shutil.rmtree(state, ignore_errors=True)
 
-
-def kill_descendants(timeout: float = 10.0) -> None:
-    """Kill all children, again and again until none lives (we are their subreaper).
-
-    They are left as zombies on purpose: containerd's shim knows the restored init by its pid, and
-    waits for ever for a death that somebody else has reaped. They become its children when we end.
-    """
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        alive = False
-        for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-            try:
-                state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
-                if state != "Z":
-                    alive = True
-                    os.kill(int(child), signal.SIGKILL)
-            except (ProcessLookupError, FileNotFoundError):
-                continue
-        if not alive:
-            return
-        time.sleep(0.005)
-
-
-def runc_reason(log: str | None) -> str:
-    """The last error in runc's JSON log, or ''."""
-    try:
-        lines = Path(log or "").read_text(errors="replace").splitlines()
-    except OSError:
-        return ""
-    for line in reversed(lines):
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and entry.get("level") == "error":
-            return str(entry.get("msg", ""))
-    return ""
-
-
-def supervise(directory: Path, pending: Pending, call: Call, rootfs: str, create_fd: int) -> int:
+def supervise(
+    directory: Path, pending: Pending, call: Call, rootfs: str, create_fd: int,
+    hook: NetworkHook | None,
+) -> int:  # fmt: skip
     """Watch over one restore to its end; the exit code says whether the container runs."""
-    return Supervisor(directory, pending, call, rootfs, create_fd).run()
+    return Supervisor(directory, pending, call, rootfs, create_fd, hook).run()

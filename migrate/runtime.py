@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from migrate.cgroup_path import own_unified, unified_path
+from migrate.network_hook import NetworkHook, network_hook, without_network_hook
 
 ABORT_TIMEOUT = 15.0  # seconds that `kill` and `delete` wait for the supervisor to clean up
 RAN = "ran"  # a file in the work directory: the container has come to run
@@ -136,8 +137,9 @@ def prepare(
     bundle: Path,
     globals_: Sequence[str] = (),
     unified: bool = False,
-) -> str:
-    """Lay out the gates and name CRIU's configuration in the bundle. Gives the rootfs path.
+) -> tuple[str, NetworkHook | None]:
+    """Lay out the gates and name CRIU's configuration in the bundle. Gives the rootfs path, and the
+    hook that was taken out of the bundle, for the supervisor to do what it does.
 
     `globals_`: runc's global options; `unified`: whether this host has cgroup v2.
 
@@ -161,12 +163,17 @@ def prepare(
         lines += cgroup_root(config, globals_)
     (directory / "criu.conf").write_text("".join(f"{line}\n" for line in lines))
 
+    hook = network_hook(config)
+    if hook and Path(hook.socket).is_socket():
+        config = without_network_hook(config)
+    else:
+        hook = None
     config.setdefault("annotations", {})["org.criu.config"] = str(directory / "criu.conf")
     fresh = config_path.with_suffix(".migrate")
     fresh.write_text(json.dumps(config))
     fresh.chmod(config_path.stat().st_mode & 0o7777)
     fresh.rename(config_path)
-    return str(bundle / config["root"]["path"])
+    return str(bundle / config["root"]["path"]), hook
 
 
 def create(directory: Path, call: Call) -> int:
@@ -176,7 +183,7 @@ def create(directory: Path, call: Call) -> int:
     try:
         pending = Pending.read(directory)
         bundle = Path(call.options["--bundle"])
-        rootfs = prepare(directory, pending, bundle, call.globals, UNIFIED.exists())
+        rootfs, hook = prepare(directory, pending, bundle, call.globals, UNIFIED.exists())
     except (OSError, KeyError, TypeError, ValueError) as problem:
         return fail(call, f"the pending restore of {call.container[:12]} is broken: {problem!r}")
 
@@ -186,7 +193,7 @@ def create(directory: Path, call: Call) -> int:
         os.close(hear)
         code = 1
         try:
-            code = supervise(directory, pending, call, rootfs, say)
+            code = supervise(directory, pending, call, rootfs, say, hook)
         finally:
             os._exit(code)
     os.close(say)

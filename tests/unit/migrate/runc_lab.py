@@ -62,6 +62,7 @@ with open(conf) as file:
 init = subprocess.Popen(["sleep", "600"])
 with open(os.path.join(work, "init"), "w") as file: file.write(str(init.pid))
 for stage in ("pre-restore", "setup-namespaces", "post-setup-namespaces", "post-restore"):
+    open(os.path.join(work, "stage " + stage), "w").close()
     if mode == "dies at " + stage: end("it died at " + stage)
     if mode == "mute" : os.environ.pop("CRTOOLS_INIT_PID", None)
     env = {**os.environ, "CRTOOLS_SCRIPT_ACTION": stage}

@@ -5,16 +5,21 @@ After every one: is anything left, did anything run that must not, and does `sta
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
+import socket
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 
 from migrate import netlock
 from migrate.held_restore import supervisor_is_done
-from migrate.restore_supervisor import runc_reason
 from migrate.runtime import RAN
 from tests.unit.migrate.runc_lab import ID, FakeAgent, RuncLab, lives, soon
 
@@ -332,15 +337,114 @@ def test_delete_after_a_failure_leaves_nothing(lab: RuncLab) -> None:
     assert not (lab.state / ID).exists()
 
 
-# -- reasons --------------------------------------------------------------------------------------
+# -- Docker's hook (up to 26) ---------------------------------------------------------------------
 
 
-def test_the_last_error_of_runc_is_its_reason(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    log.write_text(
-        '{"level": "error", "msg": "first"}\nnonsense\n[1]\n{"level": "error", "msg": "last"}\n'
-        '{"level": "info", "msg": "later"}\n'
-    )
-    assert runc_reason(str(log)) == "last"
-    assert runc_reason(str(tmp_path / "none")) == ""
-    assert runc_reason(None) == ""
+class FakeDockerd:
+    """Listens where Docker's hook would tell it of the namespace, and answers `answer`."""
+
+    def __init__(self, lab: RuncLab, answer: bytes) -> None:
+        self.top = Path(tempfile.mkdtemp(prefix="exec-"))
+        (self.top / "libnetwork").mkdir()
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(f"{self.top}/libnetwork/ab12.sock")
+        self.listener.listen()
+        self.listener.settimeout(20)
+        self.answer = answer
+        args = ["libnetwork-setkey", f"-exec-root={self.top}", ID, "ab12"]
+        config = lab.bundle / "config.json"
+        hooks = {"prestart": [{"path": "/proc/1/exe", "args": args}], "poststop": [{"path": "/x"}]}
+        config.write_text(json.dumps({**json.loads(config.read_text()), "hooks": hooks}))
+
+    def hear(self) -> tuple[socket.socket, dict[str, str]]:
+        talk, _ = self.listener.accept()
+        return talk, json.loads(talk.recv(4096))
+
+    def end(self) -> None:
+        self.listener.close()
+        shutil.rmtree(self.top)
+
+
+@pytest.fixture
+def dockerd(lab: RuncLab) -> Iterator[FakeDockerd]:
+    lab.expect_restore(agent=True)
+    dockerd = FakeDockerd(lab, b"success")
+    yield dockerd
+    dockerd.end()
+
+
+def begun(lab: RuncLab, word: str) -> tuple[FakeAgent, Popen[str]]:
+    agent, create = lab.agent, lab.create()
+    assert agent
+    agent.hear("created")
+    agent.say(word)
+    agent.hear("namespaces")
+    return agent, create
+
+
+def test_dockerd_is_told_of_the_namespace_without_its_hook(
+    lab: RuncLab, dockerd: FakeDockerd
+) -> None:
+    agent, create = begun(lab, "restore")
+    talk, said = dockerd.hear()
+    assert said == {"ContainerID": ID, "Key": f"/proc/{lab.init()}/ns/net"}
+    hooks = json.loads((lab.bundle / "config.json").read_text())["hooks"]
+    assert hooks == {"poststop": [{"path": "/x"}]}  # what runc is given
+    time.sleep(0.2)
+    assert create.poll() is None  # no network yet, so that `docker start` may not go on
+    assert not (lab.work / "stage post-restore").exists()
+    talk.sendall(b"success")
+    agent.hear("network")
+    assert lab.code(create) == 0
+    start = lab.verb("start")
+    agent.hear("ready")
+    agent.say("commit")
+    agent.hear("running")
+    assert lab.code(start) == 0
+    assert lab.resumed()
+
+
+def test_criu_goes_on_while_dockerd_plugs_in_what_nothing_needs(
+    lab: RuncLab, dockerd: FakeDockerd
+) -> None:
+    _, create = begun(lab, "restore-unplugged")
+    talk, _ = dockerd.hear()
+    assert soon(lambda: (lab.work / "stage post-restore").exists())
+    assert create.poll() is None
+    talk.sendall(b"success")
+    assert lab.code(create) == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"), [(b"no such sandbox", "no such sandbox"), (b"", "dockerd hung up")]
+)
+def test_a_network_that_cannot_be_plugged_in_ends_the_restore(
+    lab: RuncLab, dockerd: FakeDockerd, answer: bytes, why: str
+) -> None:
+    agent, create = begun(lab, "restore")
+    talk, _ = dockerd.hear()
+    talk.sendall(answer)
+    talk.close()
+    assert why in agent.hear("failed")["reason"]
+    assert lab.code(create) == 1
+    assert nothing_runs(lab)
+
+
+def test_a_dockerd_that_is_gone_when_it_is_to_be_told(lab: RuncLab, dockerd: FakeDockerd) -> None:
+    agent, create = lab.agent, lab.create()
+    assert agent
+    agent.hear("created")
+    dockerd.listener.close()
+    agent.say("restore")
+    agent.hear("namespaces")
+    assert "dockerd does not listen" in agent.hear("failed")["reason"]
+    assert lab.code(create) == 1
+    assert nothing_runs(lab)
+
+
+def test_the_hook_stays_where_nobody_listens(lab: RuncLab, dockerd: FakeDockerd) -> None:
+    (dockerd.top / "libnetwork/ab12.sock").unlink()
+    _, create = begun(lab, "restore")
+    hooks = json.loads((lab.bundle / "config.json").read_text())["hooks"]
+    assert hooks["prestart"][0]["args"][0] == "libnetwork-setkey"
+    assert lab.code(create) == 0
