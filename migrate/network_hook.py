@@ -19,6 +19,7 @@ NAME = "libnetwork-setkey"
 SUCCESS = "success"
 STAGES = ("prestart", "createRuntime")  # what `runc restore` calls (runc, criu_linux.go)
 ANSWER = 1 << 10  # bytes: what Docker's own hook reads of the answer
+CONNECT = 5.0  # seconds: a dockerd that hangs, with its backlog full, would not be noticed else
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ def tell_dockerd(hook: NetworkHook, pid: int) -> socket.socket:
     """Say where the namespace of process `pid` is. When the network is there, the answer comes over
     the socket that is given: `refusal` reads it. Raises OSError when dockerd does not listen."""
     talk = socket.socket(socket.AF_UNIX)
+    talk.settimeout(CONNECT)
     try:
         talk.connect(hook.socket)
         what = {"ContainerID": hook.container, "Key": f"/proc/{pid}/ns/net"}

@@ -24,6 +24,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from migrate.runtime import RAN
+
 ROOT = Path(__file__).parents[3]
 ID = "c0ffee" * 10 + "c0ff"
 PATIENCE = 20.0  # seconds: nothing here needs more than a few tenths
@@ -174,6 +176,15 @@ class RuncLab:
     def create(self) -> subprocess.Popen[str]:
         return self.verb("create", "--bundle", str(self.bundle), "--pid-file", str(self.pid_file))
 
+    def begin(self, word: str) -> tuple[FakeAgent, subprocess.Popen[str]]:
+        """`create`, and the agent says `word`, up to where the namespaces are there."""
+        create = self.create()
+        assert self.agent
+        self.agent.hear("created")
+        self.agent.say(word)
+        self.agent.hear("namespaces")
+        return self.agent, create
+
     # -- what came of it -------------------------------------------------------------------------
 
     def code(self, process: subprocess.Popen[str]) -> int:
@@ -201,6 +212,10 @@ class RuncLab:
 
     def resumed(self) -> bool:
         return (self.work / "resumed").exists()
+
+    def nothing_runs(self) -> bool:
+        """The container never ran, and nothing of it is left alive."""
+        return not self.resumed() and not (self.work / RAN).exists() and not lives(self.init())
 
     def end(self) -> None:
         if self.agent:

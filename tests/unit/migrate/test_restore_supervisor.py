@@ -5,13 +5,8 @@ After every one: is anything left, did anything run that must not, and does `sta
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
-import socket
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from subprocess import Popen
@@ -37,9 +32,9 @@ def steered(lab: RuncLab) -> FakeAgent:
     return lab.agent
 
 
-def nothing_runs(lab: RuncLab) -> bool:
-    """The container never ran, and nothing of it is left alive."""
-    return not lab.resumed() and not (lab.work / RAN).exists() and not lives(lab.init())
+def begun(lab: RuncLab) -> tuple[FakeAgent, Popen[str]]:
+    steered(lab)
+    return lab.begin("restore")
 
 
 # -- it succeeds ----------------------------------------------------------------------------------
@@ -96,12 +91,7 @@ def test_a_deaf_one_hears_nothing_until_its_sockets_are_there(lab: RuncLab) -> N
     nft.chmod(0o755)
     lab.env["PATH"] = f"{nft.parent}:{lab.env['PATH']}"
     lab.expect_restore(agent=True, deaf=True)
-    agent = lab.agent
-    assert agent
-    create = lab.create()
-    agent.hear("created")
-    agent.say("restore")
-    agent.hear("namespaces")
+    agent, create = lab.begin("restore")
     assert lab.code(create) == 0  # from here on Docker plugs the network in
     rules = lab.top / "rules"
     assert rules.read_text() == netlock.DEAF
@@ -121,23 +111,14 @@ def test_one_that_cannot_be_deafened_is_not_restored(lab: RuncLab) -> None:
     nft.chmod(0o755)
     lab.env["PATH"] = f"{nft.parent}:{lab.env['PATH']}"
     lab.expect_restore(agent=True, deaf=True)
-    agent = lab.agent
-    assert agent
-    create = lab.create()
-    agent.hear("created")
-    agent.say("restore")
-    agent.hear("namespaces")
+    agent, create = lab.begin("restore")
     assert "no tables here" in agent.hear("failed")["reason"]
     assert lab.code(create) != 0
-    assert nothing_runs(lab)
+    assert lab.nothing_runs()
 
 
 def test_an_agent_that_dies_after_commit_does_not_stop_it(lab: RuncLab) -> None:
-    agent = steered(lab)
-    create = lab.create()
-    agent.hear("created")
-    agent.say("restore")
-    agent.hear("namespaces")
+    agent, create = begun(lab)
     assert lab.code(create) == 0
     start = lab.verb("start")
     agent.hear("network")
@@ -165,11 +146,7 @@ def test_an_agent_that_dies_before_the_images_are_complete(lab: RuncLab) -> None
 
 @pytest.mark.parametrize("last", ["namespaces", "network", "ready"])
 def test_an_agent_that_dies_before_commit_ends_the_restore(lab: RuncLab, last: str) -> None:
-    agent = steered(lab)
-    create = lab.create()
-    agent.hear("created")
-    agent.say("restore")
-    agent.hear("namespaces")
+    agent, create = begun(lab)
     assert lab.code(create) == 0
     if last == "namespaces":
         agent.die()
@@ -181,18 +158,14 @@ def test_an_agent_that_dies_before_commit_ends_the_restore(lab: RuncLab, last: s
             agent.hear("ready")
         agent.die()
     assert lab.code(start) == 1
-    assert nothing_runs(lab)
+    assert lab.nothing_runs()
     assert not (lab.state / ID).exists()
     if last != "namespaces":
         assert "went away" in lab.logged()[-1]
 
 
 def test_an_agent_that_dies_while_it_is_told_ready_gives_no_leave(lab: RuncLab) -> None:
-    agent = steered(lab)
-    create = lab.create()
-    agent.hear("created")
-    agent.say("restore")
-    agent.hear("namespaces")
+    agent, create = begun(lab)
     assert lab.code(create) == 0
     supervisor = agent.supervisor()
     os.kill(supervisor, signal.SIGSTOP)
@@ -206,7 +179,7 @@ def test_an_agent_that_dies_while_it_is_told_ready_gives_no_leave(lab: RuncLab) 
         assert lab.code(start) == 1
     finally:
         os.close(fifo)
-    assert nothing_runs(lab)
+    assert lab.nothing_runs()
 
 
 # -- the restore fails ----------------------------------------------------------------------------
@@ -240,7 +213,7 @@ def test_a_restore_that_dies_half_way_fails_the_start(lab: RuncLab, stage: str) 
     assert lab.code(lab.create()) == 0
     assert lab.code(lab.verb("start")) == 1
     assert f"it died at {stage}" in lab.logged()[-1]
-    assert nothing_runs(lab)  # not even the init that CRIU has left
+    assert lab.nothing_runs()  # not even the init that CRIU has left
 
 
 def test_a_restore_that_hangs_is_given_up(lab: RuncLab) -> None:
@@ -267,14 +240,14 @@ def test_a_commit_that_never_comes_is_no_commit(lab: RuncLab) -> None:
     assert lab.code(create) == 0
     assert lab.code(lab.verb("start")) == 1
     assert "no `commit` within" in lab.logged()[-1]
-    assert nothing_runs(lab)
+    assert lab.nothing_runs()
 
 
 def test_a_gate_without_a_pid_leaves_nothing_behind(lab: RuncLab) -> None:
     lab.expect_restore()
     lab.env["FAKE_RESTORE"] = "mute"
     assert lab.code(lab.create()) == 1
-    assert nothing_runs(lab)
+    assert lab.nothing_runs()
     assert "supervisor failed" in lab.logged()[-1]
 
 
@@ -282,11 +255,7 @@ def test_a_gate_without_a_pid_leaves_nothing_behind(lab: RuncLab) -> None:
 
 
 def test_start_does_not_hang_when_the_supervisor_is_killed(lab: RuncLab) -> None:
-    agent = steered(lab)
-    create = lab.create()
-    agent.hear("created")
-    agent.say("restore")
-    agent.hear("namespaces")
+    agent, create = begun(lab)
     assert lab.code(create) == 0
     start = lab.verb("start")
     agent.hear("network")
@@ -295,7 +264,7 @@ def test_start_does_not_hang_when_the_supervisor_is_killed(lab: RuncLab) -> None
     assert lab.code(start) == 1
     assert "ended without a word" in lab.logged()[-1]
     # CRIU is refused at its gate, and ends what it made.
-    assert soon(lambda: nothing_runs(lab))
+    assert soon(lambda: lab.nothing_runs())
     assert lab.code(lab.verb("delete")) == 0
     assert not lab.directory.exists()
 
@@ -311,18 +280,14 @@ def test_create_does_not_hang_when_the_supervisor_is_killed(lab: RuncLab) -> Non
 
 @pytest.mark.parametrize("verb", ["kill", "delete"])
 def test_delete_ends_a_held_restore(lab: RuncLab, verb: str) -> None:
-    agent = steered(lab)
-    create = lab.create()
-    agent.hear("created")
-    agent.say("restore")
-    agent.hear("namespaces")
+    agent, create = begun(lab)
     assert lab.code(create) == 0
     start = lab.verb("start")
     agent.hear("network")
     agent.hear("ready")
     assert lab.code(lab.verb(verb, "--force")) == 0
     assert lab.code(start) == 1  # also when the directory went before it could look
-    assert nothing_runs(lab)
+    assert lab.nothing_runs()
     assert not lab.directory.exists()
     assert lab.seen()[-1][-3:] == [verb, "--force", ID]
     assert agent.hear("failed")["reason"]
@@ -335,116 +300,3 @@ def test_delete_after_a_failure_leaves_nothing(lab: RuncLab) -> None:
     assert lab.code(lab.verb("delete", "--force")) == 0
     assert not lab.directory.exists()
     assert not (lab.state / ID).exists()
-
-
-# -- Docker's hook (up to 26) ---------------------------------------------------------------------
-
-
-class FakeDockerd:
-    """Listens where Docker's hook would tell it of the namespace, and answers `answer`."""
-
-    def __init__(self, lab: RuncLab, answer: bytes) -> None:
-        self.top = Path(tempfile.mkdtemp(prefix="exec-"))
-        (self.top / "libnetwork").mkdir()
-        self.listener = socket.socket(socket.AF_UNIX)
-        self.listener.bind(f"{self.top}/libnetwork/ab12.sock")
-        self.listener.listen()
-        self.listener.settimeout(20)
-        self.answer = answer
-        args = ["libnetwork-setkey", f"-exec-root={self.top}", ID, "ab12"]
-        config = lab.bundle / "config.json"
-        hooks = {"prestart": [{"path": "/proc/1/exe", "args": args}], "poststop": [{"path": "/x"}]}
-        config.write_text(json.dumps({**json.loads(config.read_text()), "hooks": hooks}))
-
-    def hear(self) -> tuple[socket.socket, dict[str, str]]:
-        talk, _ = self.listener.accept()
-        return talk, json.loads(talk.recv(4096))
-
-    def end(self) -> None:
-        self.listener.close()
-        shutil.rmtree(self.top)
-
-
-@pytest.fixture
-def dockerd(lab: RuncLab) -> Iterator[FakeDockerd]:
-    lab.expect_restore(agent=True)
-    dockerd = FakeDockerd(lab, b"success")
-    yield dockerd
-    dockerd.end()
-
-
-def begun(lab: RuncLab, word: str) -> tuple[FakeAgent, Popen[str]]:
-    agent, create = lab.agent, lab.create()
-    assert agent
-    agent.hear("created")
-    agent.say(word)
-    agent.hear("namespaces")
-    return agent, create
-
-
-def test_dockerd_is_told_of_the_namespace_without_its_hook(
-    lab: RuncLab, dockerd: FakeDockerd
-) -> None:
-    agent, create = begun(lab, "restore")
-    talk, said = dockerd.hear()
-    assert said == {"ContainerID": ID, "Key": f"/proc/{lab.init()}/ns/net"}
-    hooks = json.loads((lab.bundle / "config.json").read_text())["hooks"]
-    assert hooks == {"poststop": [{"path": "/x"}]}  # what runc is given
-    time.sleep(0.2)
-    assert create.poll() is None  # no network yet, so that `docker start` may not go on
-    assert not (lab.work / "stage post-restore").exists()
-    talk.sendall(b"success")
-    agent.hear("network")
-    assert lab.code(create) == 0
-    start = lab.verb("start")
-    agent.hear("ready")
-    agent.say("commit")
-    agent.hear("running")
-    assert lab.code(start) == 0
-    assert lab.resumed()
-
-
-def test_criu_goes_on_while_dockerd_plugs_in_what_nothing_needs(
-    lab: RuncLab, dockerd: FakeDockerd
-) -> None:
-    _, create = begun(lab, "restore-unplugged")
-    talk, _ = dockerd.hear()
-    assert soon(lambda: (lab.work / "stage post-restore").exists())
-    assert create.poll() is None
-    talk.sendall(b"success")
-    assert lab.code(create) == 0
-
-
-@pytest.mark.parametrize(
-    ("answer", "why"), [(b"no such sandbox", "no such sandbox"), (b"", "dockerd hung up")]
-)
-def test_a_network_that_cannot_be_plugged_in_ends_the_restore(
-    lab: RuncLab, dockerd: FakeDockerd, answer: bytes, why: str
-) -> None:
-    agent, create = begun(lab, "restore")
-    talk, _ = dockerd.hear()
-    talk.sendall(answer)
-    talk.close()
-    assert why in agent.hear("failed")["reason"]
-    assert lab.code(create) == 1
-    assert nothing_runs(lab)
-
-
-def test_a_dockerd_that_is_gone_when_it_is_to_be_told(lab: RuncLab, dockerd: FakeDockerd) -> None:
-    agent, create = lab.agent, lab.create()
-    assert agent
-    agent.hear("created")
-    dockerd.listener.close()
-    agent.say("restore")
-    agent.hear("namespaces")
-    assert "dockerd does not listen" in agent.hear("failed")["reason"]
-    assert lab.code(create) == 1
-    assert nothing_runs(lab)
-
-
-def test_the_hook_stays_where_nobody_listens(lab: RuncLab, dockerd: FakeDockerd) -> None:
-    (dockerd.top / "libnetwork/ab12.sock").unlink()
-    _, create = begun(lab, "restore")
-    hooks = json.loads((lab.bundle / "config.json").read_text())["hooks"]
-    assert hooks["prestart"][0]["args"][0] == "libnetwork-setkey"
-    assert lab.code(create) == 0
