@@ -45,6 +45,8 @@ from migrate.undo import (
     RemoveUnborn,
     RenameBack,
     Unmount,
+    shared_image,
+    shared_network,
 )
 from transport.errors import StreamCorrupt
 
@@ -54,6 +56,12 @@ RUN = Path("/run/migrate")
 OWN_SUBNET = "user configured subnets"
 START_TIMEOUT = 60.0
 RESTORE_TIMEOUT = 300.0
+
+
+def relied_on(spec: ContainerSpec) -> tuple[str, ...]:
+    """What must stay on this host though another migration that made it is undone."""
+    networks = (shared_network(endpoint.network) for endpoint in spec.endpoints)
+    return (shared_image(spec.image.layers), *networks)
 
 
 class Destination:
@@ -104,7 +112,7 @@ class Destination:
         self.journal = Journal.create(
             Header(
                 message.session, "destination", message.spec.source_id, message.spec.name, peer,
-                time.time(), policy=message.spec.restart_policy,
+                time.time(), policy=message.spec.restart_policy, relies=relied_on(message.spec),
             )
         )  # fmt: skip
         self._image = self.placement.image.create_from

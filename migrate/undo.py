@@ -13,7 +13,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -169,6 +169,24 @@ Step = (
 )
 
 
+def shared(step: Step) -> str:
+    """What of a host a step takes away that other migrations may count on, "" for their own."""
+    match step:
+        case RemoveImage(layers):
+            return shared_image(layers)
+        case RemoveNetwork(name):
+            return shared_network(name)
+    return ""
+
+
+def shared_image(layers: Sequence[str]) -> str:
+    return "image " + " ".join(layers)
+
+
+def shared_network(name: str) -> str:
+    return f"network {name}"
+
+
 def start_time(pid: int) -> int | None:
     """Clock ticks from boot to the start of a process, None when it is gone (proc_pid_stat(5))."""
     try:
@@ -202,7 +220,7 @@ def undo(step: Step) -> None:
             with contextlib.suppress(ContainerNotFound):
                 DockerHost().rename(container, name)
         case RemoveNetwork(name):
-            DockerHost().remove_network(name)
+            _remove_network(name)
         case EndPending(directory):
             _end_pending(Path(directory))
         case RestoreRestartPolicy(container, policy):
@@ -323,6 +341,20 @@ def created_at(inspected: Mapping[str, Any]) -> float:
     """When a container was created, in seconds since the epoch (Docker gives RFC 3339, ns)."""
     text = str(inspected["Created"])
     return datetime.fromisoformat(re.sub(r"(\.\d{1,6})\d*", r"\1", text)).timestamp()
+
+
+def _remove_network(name: str) -> None:
+    """Docker itself takes a network away from containers that are created and not started."""
+    docker = DockerHost()
+    if not any(name in networks_of(one) for one in docker.containers()):
+        with contextlib.suppress(Busy):  # it has come into use just now
+            docker.remove_network(name)
+
+
+def networks_of(listed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The networks, by name, of a container as `GET /containers/json` lists it."""
+    networks: Mapping[str, Any] = (listed.get("NetworkSettings") or {}).get("Networks") or {}
+    return networks
 
 
 def _remove_image(layers: tuple[str, ...]) -> None:

@@ -53,6 +53,7 @@ class Docker:
         self.calls: list[tuple[Any, ...]] = []
         self.fails: dict[str, list[Exception]] = {}
         self.images: tuple[ImageView, ...] = ()
+        self.listed: list[dict[str, Any]] = []
         self.found: dict[str, Any] | None = None
 
     def _note(self, *call: Any) -> None:
@@ -74,6 +75,9 @@ class Docker:
 
     def set_restart_policy(self, container: str, policy: dict[str, Any]) -> None:
         self._note("set_restart_policy", container, policy)
+
+    def containers(self) -> list[dict[str, Any]]:
+        return self.listed
 
     def images_view(self) -> tuple[ImageView, ...]:
         return self.images
@@ -115,6 +119,15 @@ def test_a_container_that_is_gone_is_no_failure(docker: Docker) -> None:
     undo(RenameBack("c", "app"))
     undo(RestoreRestartPolicy("c", {"Name": "always"}))
     assert len(docker.calls) == 2
+
+
+def test_a_network_that_others_use_stays(docker: Docker) -> None:
+    docker.listed = [{"NetworkSettings": {"Networks": {"lan": {}}}}, {"NetworkSettings": None}]
+    undo(RemoveNetwork("lan"))  # of a container that does not run Docker would take it away
+    assert docker.calls == []
+    docker.fails = {"remove_network": [Busy("it has active endpoints")]}
+    undo(RemoveNetwork("other"))
+    assert docker.calls == [("remove_network", "other")]
 
 
 def test_a_removal_that_is_under_way_is_waited_for(docker: Docker) -> None:
