@@ -131,6 +131,21 @@ def cgroup_root(config: dict[str, Any], globals_: Sequence[str]) -> list[str]:
     return [f"cgroup-root :{path}"] if path else []
 
 
+def with_real_sources(config: dict[str, Any]) -> None:
+    """Name the files that are bind-mounted as they are called in the end.
+
+    `runc create` follows a symbolic link in a source, by mount(2). `runc restore` hands the source
+    to CRIU as it stands, and that does not follow it (Debian's docker-init, which `docker run
+    --init` mounts, is such a link).
+    """
+    for mount in config.get("mounts") or ():
+        if mount.get("source") and {"bind", "rbind"} & {
+            mount.get("type"),
+            *mount.get("options", ()),
+        }:
+            mount["source"] = os.path.realpath(mount["source"])
+
+
 def prepare(
     directory: Path,
     pending: Pending,
@@ -168,6 +183,7 @@ def prepare(
         config = without_network_hook(config)
     else:
         hook = None
+    with_real_sources(config)
     config.setdefault("annotations", {})["org.criu.config"] = str(directory / "criu.conf")
     fresh = config_path.with_suffix(".migrate")
     fresh.write_text(json.dumps(config))

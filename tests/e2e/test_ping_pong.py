@@ -70,6 +70,13 @@ def test_threads(world: World) -> None:
         assert all(x <= y for x, y in zip(before["counters"], after["counters"], strict=True))
 
 
+@pytest.mark.parametrize("world", ["docker26", "docker28"], indirect=True)
+def test_under_dockers_own_init(world: World) -> None:
+    """It is bind-mounted from a path that may have a link in it; the same program on both hosts."""
+    output = ping_pong(world, "counter", COUNTER, 2, "--init")
+    assert_continuous(numbers(output))
+
+
 def test_a_fresh_start_does_not_pass_for_a_move(world: World) -> None:
     """The negative control: the same checks, with a container that is started anew."""
     world.start(world.a, "counter", COUNTER)

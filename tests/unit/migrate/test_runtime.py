@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -230,6 +231,26 @@ def test_prepare_lays_out_the_gates_and_keeps_the_bundle(tmp_path: Path) -> None
     }
     assert config.stat().st_mode & 0o7777 == 0o640
     assert [path.name for path in bundle.iterdir()] == ["config.json"]
+
+
+def test_bind_sources_are_called_as_they_are_in_the_end(tmp_path: Path) -> None:
+    (tmp_path / "tini").touch()
+    link = tmp_path / "docker-init"
+    link.symlink_to("tini")
+    mounts = [
+        {"destination": "/sbin/docker-init", "type": "bind", "source": str(link)},
+        {"destination": "/x", "source": str(link), "options": ["rbind", "ro"]},
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/none"},
+    ]
+    (tmp_path / "config.json").write_text(json.dumps({"root": {"path": "r"}, "mounts": mounts}))
+    directory = tmp_path / "pending"
+    directory.mkdir()
+    prepare(directory, Pending("", "", (), 1, 1, 1), tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())["mounts"]
+    real = os.path.realpath(tmp_path / "tini")
+    assert [one.get("source") for one in written] == [real, real, "proc", None]
+    assert written[1]["options"] == ["rbind", "ro"]
 
 
 def test_criu_is_told_the_cgroup_where_there_is_only_v2(tmp_path: Path) -> None:
