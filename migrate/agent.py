@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from migrate import __version__, forward, frontend, frontend_store
 from migrate.destination import Destination
 from migrate.errors import AgentFailed, ProtocolMismatch
+from migrate.freeze_turn import Slot
 from migrate.guard import Guard
 from migrate.host_facts import facts
 from migrate.host_setup import host_id, make_state_dirs
@@ -28,6 +29,7 @@ from migrate.messages import (
     AskCache,
     AskFrontends,
     AskOutcome,
+    AskTurn,
     Begin,
     CacheDigests,
     CloseFile,
@@ -56,6 +58,7 @@ from migrate.messages import (
     SwitchForward,
     SwitchFrontend,
     TakeAddresses,
+    TurnGiven,
 )
 from migrate.protocol import (
     FILE_PIECE,
@@ -85,6 +88,7 @@ class Agent:
         self.guard: Guard | None = None
         self.facts = facts()
         self.destination = Destination(self.facts)
+        self.slot = Slot()
         self.greeted = False
         self.asked = ""  # the session of an `AskOutcome` that we own
         self.switch: frontend.Switch | None = None  # of front ends of this host
@@ -183,6 +187,8 @@ class Agent:
                 for digests in self.destination.cache_digests():
                     send(self.channel, CacheDigests(digests=digests))
                 reply = CacheDigests(digests=b"")
+            case AskTurn():
+                reply = TurnGiven(ours=self.slot.take())
             case RootfsPass() | MemoryRound():
                 pass  # what came before it is done
             case MemoryObject() | DropObjects() | OpenFile() | CloseFile() | SmallFiles():
@@ -192,6 +198,7 @@ class Agent:
                 reply = self.destination.restore(message)
             case Commit():
                 send(self.channel, self.destination.commit())
+                self.slot.leave()
                 # `Done` follows when it is on the disk that the container is ours.
                 self.destination.settle()
             case Abandon():
@@ -276,6 +283,7 @@ class Agent:
 
     def _undo(self) -> None:
         self.destination.rollback()
+        self.slot.leave()
         self.dismiss_guard()
 
     def dismiss_guard(self) -> None:

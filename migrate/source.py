@@ -16,6 +16,7 @@ from migrate.docker_host import DockerHost
 from migrate.errors import Unsupported
 from migrate.files_pass import FilesPass
 from migrate.freeze import FrozenPart
+from migrate.freeze_turn import STALE, Slot, Turn
 from migrate.guard import Guard
 from migrate.host_facts import facts
 from migrate.host_setup import host_id, make_state_dirs
@@ -25,6 +26,7 @@ from migrate.journal import CONFIRMED, Header, Journal, restarts
 from migrate.lazy_pages import restore_lazily
 from migrate.messages import (
     AskCache,
+    AskTurn,
     Begin,
     CacheDigests,
     Done,
@@ -32,6 +34,7 @@ from migrate.messages import (
     Finish,
     Prepare,
     Prepared,
+    TurnGiven,
     Welcome,
 )
 from migrate.move_options import Options
@@ -138,6 +141,7 @@ class Migration(Undoing):
             self._send_image(welcome.save, view)
         with self._timed("prepare"):
             outgoing = self._prepare(stack, view)
+        self._turn = Turn(self._ask_turn, interrupts.check, Slot())
         sender = Sender(view.upper, skip=kept_paths(view.spec))
         files = FilesPass(sender, self.link.channel, self.progress.advance)
         self._pre_copy(view, outgoing, files)
@@ -223,6 +227,10 @@ class Migration(Undoing):
             part = expect(self.link.channel, CacheDigests, ANSWER).digests
         return bytes(found)
 
+    def _ask_turn(self) -> bool:
+        assert self.link
+        return call(self.link.channel, AskTurn(), TurnGiven, ANSWER).ours
+
     def _pre_copy(self, view: SourceView, outgoing: Outgoing, files: FilesPass) -> None:
         """Send memory and files while the container runs, until the switchover rule says stop."""
         assert self.link
@@ -236,6 +244,10 @@ class Migration(Undoing):
                 self._began, self._throttler(view),
             )  # fmt: skip
             decision = precopy.run()
+            waited = self._turn.wait()
+            if waited > STALE:
+                self.progress.note(f"waited {waited:.1f} s for another container to be restored")
+                decision = precopy.catch_up()
         self.summary.rounds = precopy.report()
         self.summary.rootfs_passes = precopy.passes
         self.summary.switchover = Switchover(decision.reason, decision.predicted)
@@ -266,7 +278,10 @@ class Migration(Undoing):
         self.frozen.hold, self.frozen.let_go = self.network.hold, self.network.let_go
         self.frozen.switch = self.network.switch
         with self._timed("freeze"):
-            self.frozen.run(before_commit=interrupts.hold)
+            try:
+                self.frozen.run(before_commit=interrupts.hold)
+            finally:
+                self._turn.end()
             self._warn(*self.network.committed())
             self._warn(*run_hooks(self.journal, hooks.COMMIT))
         self.summary.raw += files.bytes
