@@ -12,7 +12,7 @@ from tests.e2e.world import World, assert_continuous, numbers
 from tests.lab.host import LabHost
 
 COUNTER = ["sh", "/workloads/counter.sh"]
-HELD = 3.0  # seconds
+HELD = 4.0  # seconds
 HOLD = f"""
 import time
 from migrate.freeze_turn import Slot
@@ -37,6 +37,7 @@ def held(host: LabHost) -> Iterator[None]:
 
 @pytest.mark.parametrize("where", ["a", "b"])
 def test_it_runs_until_its_turn_comes(world: World, where: str) -> None:
+    world.have_image(world.b)  # so that all of the wait falls into pre-copy
     world.start(world.a, "app", COUNTER)
     world.wait_for_output(world.a, "app")
     before = len(world.logs(world.a, "app"))
