@@ -18,12 +18,13 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from migrate.cgroup_path import own_unified, unified_path
 from migrate.network_hook import NetworkHook, network_hook, without_network_hook
+from migrate.sysctls import of_network
 
 ABORT_TIMEOUT = 15.0  # seconds that `kill` and `delete` wait for the supervisor to clean up
 RAN = "ran"  # a file in the work directory: the container has come to run
@@ -98,6 +99,18 @@ class Pending:
         )
 
 
+@dataclass(frozen=True)
+class Bundle:
+    """What is to be known of an OCI bundle that was prepared.
+
+    `hook`: was taken out of it, for the supervisor to do what it does; `sysctls`: of the network.
+    """
+
+    rootfs: str
+    hook: NetworkHook | None = None
+    sysctls: dict[str, str] = field(default_factory=dict)
+
+
 def log_line(message: str) -> str:
     """An error as a line of runc's JSON log, where the shim looks for the reason of a failure."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -152,9 +165,9 @@ def prepare(
     bundle: Path,
     globals_: Sequence[str] = (),
     unified: bool = False,
-) -> tuple[str, NetworkHook | None]:
-    """Lay out the gates and name CRIU's configuration in the bundle. Gives the rootfs path, and the
-    hook that was taken out of the bundle, for the supervisor to do what it does.
+) -> Bundle:
+    """Lay out the gates and name CRIU's configuration in the bundle. Gives what the supervisor has
+    to know of that.
 
     `globals_`: runc's global options; `unified`: whether this host has cgroup v2.
 
@@ -189,7 +202,7 @@ def prepare(
     fresh.write_text(json.dumps(config))
     fresh.chmod(config_path.stat().st_mode & 0o7777)
     fresh.rename(config_path)
-    return str(bundle / config["root"]["path"]), hook
+    return Bundle(str(bundle / config["root"]["path"]), hook, of_network(config))
 
 
 def create(directory: Path, call: Call) -> int:
@@ -199,7 +212,7 @@ def create(directory: Path, call: Call) -> int:
     try:
         pending = Pending.read(directory)
         bundle = Path(call.options["--bundle"])
-        rootfs, hook = prepare(directory, pending, bundle, call.globals, UNIFIED.exists())
+        prepared = prepare(directory, pending, bundle, call.globals, UNIFIED.exists())
     except (OSError, KeyError, TypeError, ValueError) as problem:
         return fail(call, f"the pending restore of {call.container[:12]} is broken: {problem!r}")
 
@@ -209,7 +222,7 @@ def create(directory: Path, call: Call) -> int:
         os.close(hear)
         code = 1
         try:
-            code = supervise(directory, pending, call, rootfs, say, hook)
+            code = supervise(directory, pending, call, prepared, say)
         finally:
             os._exit(code)
     os.close(say)

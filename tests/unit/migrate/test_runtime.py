@@ -14,7 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate.runtime import CREATE_OPTIONS, Call, Pending, abort, fail, parse_call, prepare
+from migrate.runtime import (
+    CREATE_OPTIONS,
+    Bundle,
+    Call,
+    Pending,
+    abort,
+    fail,
+    parse_call,
+    prepare,
+)
 from tests.unit.migrate.runc_lab import ID, ROOT, RuncLab, is_fifo
 
 OTHER = "beef" * 16
@@ -217,7 +226,7 @@ def test_prepare_lays_out_the_gates_and_keeps_the_bundle(tmp_path: Path) -> None
     config.write_text(json.dumps({"root": {"path": "/merged"}, "annotations": {"a": "b"}}))
     config.chmod(0o640)
     pending = Pending("/images", "/work", ("tcp-established", "file-locks"), 1, 1, 1)
-    assert prepare(directory, pending, bundle) == ("/merged", None)
+    assert prepare(directory, pending, bundle) == Bundle("/merged")
     assert is_fifo(directory / "said")
     assert {path.name for path in directory.glob("hold.*")} == {
         "hold.criu", "hold.setup-namespaces", "hold.post-restore", "hold.start",
@@ -268,8 +277,8 @@ def test_a_relative_rootfs_is_in_the_bundle(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"root": {"path": "rootfs"}}')
     directory = tmp_path / "pending"
     directory.mkdir()
-    rootfs, _ = prepare(directory, Pending("", "", (), 1, 1, 1), tmp_path)
-    assert rootfs == f"{tmp_path}/rootfs"
+    prepared = prepare(directory, Pending("", "", (), 1, 1, 1), tmp_path)
+    assert prepared.rootfs == f"{tmp_path}/rootfs"
 
 
 def test_times_of_a_pending_restore_have_defaults(tmp_path: Path) -> None:
