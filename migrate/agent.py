@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from migrate import __version__, forward, frontend, frontend_store
 from migrate.destination import Destination
-from migrate.errors import AgentFailed, ProtocolMismatch
+from migrate.errors import AgentFailed, ProtocolMismatch, full_disk
 from migrate.freeze_turn import Slot
 from migrate.guard import Guard
 from migrate.host_facts import facts
@@ -78,6 +78,8 @@ from transport.channel import Channel
 from transport.errors import ConnectionLost, Failure, StreamCorrupt
 from transport.frames import Frame
 
+DESTINATION = "the destination"
+
 
 class Agent:
     """Serves one connection. `serve` gives the exit code."""
@@ -119,10 +121,11 @@ class Agent:
         except ConnectionLost:
             raise
         except Failure as failure:
-            self.fail(failure)
+            self.fail(full_disk(failure, DESTINATION) or failure)
         except Exception as bug:  # noqa: BLE001 - the source must be told whatever it is
             print(traceback.format_exc(), file=sys.stderr)
-            self.fail(AgentFailed(f"the destination's agent failed: {bug!r}"))
+            unforeseen = AgentFailed(f"the destination's agent failed: {bug!r}")
+            self.fail(full_disk(bug, DESTINATION) or unforeseen)
         return True
 
     def _content(self, frame: Frame) -> None:
