@@ -45,7 +45,7 @@ from migrate.precopy import PreCopy, expected_costs
 from migrate.progress import Progress, human
 from migrate.protocol import IMAGE_PIECE, call, expect
 from migrate.rootfs_limits import kept_paths
-from migrate.rootfs_send import Sender
+from migrate.rootfs_send import PassReport, Sender
 from migrate.source_end import end_source_copy, run_hooks
 from migrate.source_undo import ANSWER, Undoing
 from migrate.source_view import SourceView, check_here, look, open_connections
@@ -56,7 +56,7 @@ from migrate.throttle import Throttler, cpu_cgroup
 from migrate.undo import RestoreRestartPolicy, Unmount
 from transport.allocator import keep_freed_memory
 from transport.bucket import Bucket
-from transport.errors import ConnectionLost, Failure
+from transport.errors import BadTarget, ConnectionLost, Failure
 
 PIECE = 1 << 20
 IMAGE_LOAD = 1800.0
@@ -83,8 +83,11 @@ class Migration(Undoing):
                 self._run(stack, interrupts)
             except BaseException as failure:
                 interrupts.hold()
+                cause = self._cause(failure)
                 self._roll_back(failure)
-                raise
+                if cause is failure:
+                    raise
+                raise cause from failure
         self.summary.total = time.monotonic() - self._began
         return self.summary
 
@@ -92,6 +95,7 @@ class Migration(Undoing):
         with self._timed("preflight"):
             make_state_dirs()
             view = look(self.docker, self.options.container)
+            self._init = (view.target.pid, view.started)
             here = facts()
             check_here(here, view, self.options.tcp)
             source = choose_source(self.options.memory_source, self.options.max_rounds)
@@ -105,6 +109,11 @@ class Migration(Undoing):
             self.link.channel.check = interrupts.check
             interrupts.polite()
             greeting = self.link.greet()
+            if greeting.host_id == host_id():
+                raise BadTarget(
+                    f"`{self.options.host}` is the host on which the container runs",
+                    "name another host",
+                )
             self.network = Departure(
                 self.docker,
                 self.session,
@@ -269,9 +278,14 @@ class Migration(Undoing):
         assert self.journal
         self._end_restarts(view)
         images = ImageSender(self.link.channel, outgoing.images, self.progress.advance)
+
+        def last_files() -> PassReport:
+            view.check_volumes()
+            return files.run(final=True)
+
         self.frozen = FrozenPart(
             view, self.journal, self.link.channel, outgoing, images,
-            lambda: files.run(final=True), self.options.max_freeze, self.link.cut,
+            last_files, self.options.max_freeze, self.link.cut,
         )  # fmt: skip
         self.network.ready()
         self.link.channel.hurry = True
