@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,7 +19,7 @@ from migrate.create_container import create
 from migrate.criu_log import interesting_lines
 from migrate.criu_probe import probe
 from migrate.docker_host import DockerHost
-from migrate.errors import AgentFailed, PlacementFailed
+from migrate.errors import AgentFailed, Busy, PlacementFailed
 from migrate.held_restore import PENDING, HeldRestore
 from migrate.host_facts import HostFacts
 from migrate.host_setup import Places
@@ -98,6 +98,7 @@ class Destination:
         refuse_probe("" if probed.ok else probed.reason)
         view = look_around(self.docker)
         self.placement = self._fitted(place(message.spec, view, force=message.force), message)
+        self._refuse_arriving(self.placement.remove)
         check_listeners(message.spec, listeners(Path("/proc/net")))
         skew = self.facts.wall_clock - message.source.wall_clock
         warnings = list(self.placement.warnings)
@@ -116,6 +117,13 @@ class Destination:
         self._image = self.placement.image.create_from
         save = self.placement.image.save if self.placement.image.send else ""
         return Welcome(save=save, warnings=tuple(warnings))
+
+    def _refuse_arriving(self, containers: Iterable[str]) -> None:
+        """What looks like a stopped container may be one that another migration holds until its
+        restore: --force is not for that."""
+        for container in containers:
+            if (PENDING / container).exists():
+                raise Busy("another migration is bringing a container of that name there")
 
     def _fitted(self, placement: Placement, message: Begin) -> Placement:
         """Networks that are to be made here are on this host's interfaces."""
