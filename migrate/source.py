@@ -87,6 +87,8 @@ class Migration(Undoing):
                 self._roll_back(failure)
                 if cause is failure:
                     raise
+                if isinstance(cause, Failure) and isinstance(failure, Failure):
+                    cause.logs = failure.logs
                 raise cause from failure
         self.summary.total = time.monotonic() - self._began
         return self.summary

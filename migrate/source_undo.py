@@ -17,7 +17,6 @@ from migrate.errors import (
     FreezeTooLong,
     Interrupted,
     OutcomeUnknown,
-    full_disk,
 )
 from migrate.freeze import FrozenPart
 from migrate.guard import Guard
@@ -26,6 +25,7 @@ from migrate.messages import Abandon, Done
 from migrate.move_options import Options
 from migrate.progress import Progress
 from migrate.protocol import call
+from migrate.room import no_space
 from migrate.source_end import run_hooks
 from migrate.summary import Summary
 from transport.errors import ConnectionLost, Failure
@@ -87,7 +87,7 @@ class Undoing:
                 f"the container `{self.summary.container}` has ended on its way",
                 "nothing was moved; see `docker ps -a` and `docker logs` for why it ended",
             )
-        return full_disk(failure, "this host") or failure
+        return no_space(failure, "this host") or failure
 
     def _roll_back(self, failure: BaseException) -> None:
         """Undo everything on both sides, or, when nobody knows who owns it, leave it frozen."""
