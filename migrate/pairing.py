@@ -109,6 +109,18 @@ class Fit:
     warnings: tuple[str, ...]
 
 
+def same_host(here: HostFacts, here_id: str, there: HostFacts, there_id: str) -> bool:
+    """Whether two hosts are one. `*_id`: of migrate/host_setup.py, `host_id`.
+
+    Cloned machines share what lies on their disks, our id and dockerd's, but not the kernel's of
+    this boot. Hosts that are namespaces share a kernel, but none of the others.
+    """
+    if not here_id or here_id != there_id or here.boot_id != there.boot_id:
+        return False
+    ours, theirs = here.docker, there.docker
+    return not ours or not theirs or ours.ident == theirs.ident
+
+
 def refuse_pair(source: HostFacts, destination: HostFacts) -> None:
     """Raise the first reason for which no container can go from one host to the other."""
     for finding in findings(destination):
