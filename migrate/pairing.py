@@ -186,7 +186,7 @@ def container_entry(spec: ContainerSpec) -> dict[str, Any]:
         "Id": spec.source_id,
         "Names": [f"/{spec.name}"],
         "State": "running",
-        "Ports": list(_ports(spec)),
+        "Ports": list(published(spec)),
         "NetworkSettings": {
             "Networks": {
                 endpoint.network: {
@@ -199,7 +199,9 @@ def container_entry(spec: ContainerSpec) -> dict[str, Any]:
     }
 
 
-def _ports(spec: ContainerSpec) -> Iterator[dict[str, Any]]:
+def published(spec: ContainerSpec) -> Iterator[dict[str, Any]]:
+    """The host ports that the container has, as `Ports` of `GET /containers/json`; those that
+    Docker is to pick are left out."""
     for port, bindings in (spec.host_config.get("PortBindings") or {}).items():
         private, _, protocol = port.partition("/")
         for binding in bindings:
@@ -221,7 +223,7 @@ def _image_size(candidate: Candidate, placement: Placement) -> int:
 def check_listeners(spec: ContainerSpec, listening: Iterable[Listener]) -> None:
     """Raise PlacementFailed when a program of the destination has one of the published ports."""
     listening = list(listening)
-    for port in _ports(spec):
+    for port in published(spec):
         for used in listening:
             if (
                 port["PublicPort"] == used.port
