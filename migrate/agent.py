@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from migrate import __version__, forward, frontend, frontend_store
 from migrate.destination import Destination
-from migrate.errors import AgentFailed, ProtocolMismatch, full_disk
+from migrate.errors import AgentFailed, NoSpace, ProtocolMismatch
 from migrate.freeze_turn import Slot
 from migrate.guard import Guard
 from migrate.host_facts import facts
@@ -72,13 +72,12 @@ from migrate.protocol import (
     send,
 )
 from migrate.recover import forget, outcome
+from migrate.room import DOCKER, no_space
 from migrate.survey import survey
 from transport.allocator import keep_freed_memory
 from transport.channel import Channel
 from transport.errors import ConnectionLost, Failure, StreamCorrupt
 from transport.frames import Frame
-
-DESTINATION = "the destination"
 
 
 class Agent:
@@ -121,12 +120,16 @@ class Agent:
         except ConnectionLost:
             raise
         except Failure as failure:
-            self.fail(full_disk(failure, DESTINATION) or failure)
+            self.fail(self._no_space(failure) or failure)
         except Exception as bug:  # noqa: BLE001 - the source must be told whatever it is
             print(traceback.format_exc(), file=sys.stderr)
             unforeseen = AgentFailed(f"the destination's agent failed: {bug!r}")
-            self.fail(full_disk(bug, DESTINATION) or unforeseen)
+            self.fail(self._no_space(bug) or unforeseen)
         return True
+
+    def _no_space(self, problem: Exception) -> NoSpace | None:
+        docker = self.facts.docker
+        return no_space(problem, "the destination", docker.root_dir if docker else DOCKER)
 
     def _content(self, frame: Frame) -> None:
         if frame.kind == PAGES:

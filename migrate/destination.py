@@ -37,6 +37,7 @@ from migrate.protocol import SESSION, decode_items
 from migrate.rootfs_apply import Applier
 from migrate.rootfs_limits import kept_paths
 from migrate.runtime import RESTORE, RESTORE_UNPLUGGED
+from migrate.surroundings import try_ports
 from migrate.survey import listeners, look_around
 from migrate.undo import (
     EndPending,
@@ -100,6 +101,7 @@ class Destination:
         self.placement = self._fitted(place(message.spec, view, force=message.force), message)
         self._refuse_arriving(self.placement.remove)
         check_listeners(message.spec, listeners(Path("/proc/net")))
+        try_ports(message.spec)
         skew = self.facts.wall_clock - message.source.wall_clock
         warnings = list(self.placement.warnings)
         problems = check(message.source, self.facts, message.spec, message.usage, clock_skew=skew)

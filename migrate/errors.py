@@ -115,10 +115,11 @@ class NoSpace(Failure):
     exit_code = 41
 
 
-def full_disk(problem: BaseException, where: str) -> NoSpace | None:
+def full_disk(problem: BaseException | str, where: str, tight: str = "") -> NoSpace | None:
     """What has failed, as NoSpace, if it has failed for want of disk space: None if not.
 
-    `where`: whose disk, such as "the destination". The reason is looked for in the kernel's error
+    `problem`: it, or what a program says of it; `where`: whose disk, such as "the destination";
+    `tight`: which file system (migrate/room.py). The reason is looked for in the kernel's error
     number, and in what programs like dockerd and CRIU say of theirs.
     """
     if isinstance(problem, NoSpace):
@@ -127,7 +128,8 @@ def full_disk(problem: BaseException, where: str) -> NoSpace | None:
     text = problem.message if isinstance(problem, Failure) else str(problem)
     if number not in (errno.ENOSPC, errno.EDQUOT) and "no space left on device" not in text.lower():
         return None
-    return NoSpace(f"{where} has no disk space left: {text}", "free disk space there: df -h")
+    which = f" ({tight})" if tight else ""
+    return NoSpace(f"{where} has no disk space left{which}: {text}", "free disk space there: df -h")
 
 
 class PlacementFailed(Failure):

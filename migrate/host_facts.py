@@ -43,7 +43,8 @@ SILENT_OPTIONS = ("MEM_SOFT_DIRTY", "USERFAULTFD")
 
 
 class DockerFacts(msgspec.Struct, frozen=True):
-    """What dockerd says of itself. `runtimes`: name -> path, "" for one without a path."""
+    """What dockerd says of itself. `runtimes`: name -> path, "" for one without a path; `ident`:
+    its own random name, "" when it has none."""
 
     version: str
     api_version: str
@@ -54,6 +55,7 @@ class DockerFacts(msgspec.Struct, frozen=True):
     default_runtime: str
     runtimes: dict[str, str]
     root_dir: str
+    ident: str = ""
 
 
 class HostFacts(msgspec.Struct, frozen=True):
@@ -206,6 +208,7 @@ def docker_facts(says: DockerSays) -> DockerFacts:
         default_runtime=str(info.get("DefaultRuntime", "")),
         runtimes={name: str((entry or {}).get("path", "")) for name, entry in runtimes.items()},
         root_dir=str(info.get("DockerRootDir", "/var/lib/docker")),
+        ident=str(info.get("ID") or ""),
     )
 
 

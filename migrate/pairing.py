@@ -109,6 +109,18 @@ class Fit:
     warnings: tuple[str, ...]
 
 
+def same_host(here: HostFacts, here_id: str, there: HostFacts, there_id: str) -> bool:
+    """Whether two hosts are one. `*_id`: of migrate/host_setup.py, `host_id`.
+
+    Cloned machines share what lies on their disks, our id and dockerd's, but not the kernel's of
+    this boot. Hosts that are namespaces share a kernel, but none of the others.
+    """
+    if not here_id or here_id != there_id or here.boot_id != there.boot_id:
+        return False
+    ours, theirs = here.docker, there.docker
+    return not ours or not theirs or ours.ident == theirs.ident
+
+
 def refuse_pair(source: HostFacts, destination: HostFacts) -> None:
     """Raise the first reason for which no container can go from one host to the other."""
     for finding in findings(destination):
@@ -174,7 +186,7 @@ def container_entry(spec: ContainerSpec) -> dict[str, Any]:
         "Id": spec.source_id,
         "Names": [f"/{spec.name}"],
         "State": "running",
-        "Ports": list(_ports(spec)),
+        "Ports": list(published(spec)),
         "NetworkSettings": {
             "Networks": {
                 endpoint.network: {
@@ -187,7 +199,9 @@ def container_entry(spec: ContainerSpec) -> dict[str, Any]:
     }
 
 
-def _ports(spec: ContainerSpec) -> Iterator[dict[str, Any]]:
+def published(spec: ContainerSpec) -> Iterator[dict[str, Any]]:
+    """The host ports that the container has, as `Ports` of `GET /containers/json`; those that
+    Docker is to pick are left out."""
     for port, bindings in (spec.host_config.get("PortBindings") or {}).items():
         private, _, protocol = port.partition("/")
         for binding in bindings:
@@ -209,7 +223,7 @@ def _image_size(candidate: Candidate, placement: Placement) -> int:
 def check_listeners(spec: ContainerSpec, listening: Iterable[Listener]) -> None:
     """Raise PlacementFailed when a program of the destination has one of the published ports."""
     listening = list(listening)
-    for port in _ports(spec):
+    for port in published(spec):
         for used in listening:
             if (
                 port["PublicPort"] == used.port

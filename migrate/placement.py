@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from migrate.container_spec import ContainerSpec, ImageSpec
-from migrate.errors import NameTaken, PlacementFailed
+from migrate.errors import HostUnfit, NameTaken, PlacementFailed
 from migrate.networks import NetworkSpec, network_spec
 
 _STOPPED = ("created", "exited", "dead")
@@ -76,7 +76,8 @@ def place(spec: ContainerSpec, dest: DestinationView, *, force: bool = False) ->
     """Decide how `spec` fits into `dest`.
 
     `force` lets a stopped container of the same name be replaced, never a running one. Raises
-    `NameTaken`, or `PlacementFailed` for everything else that is in the way.
+    `NameTaken`, `HostUnfit` when that dockerd remaps user ids, or `PlacementFailed` for everything
+    else that is in the way.
     """
     remove = _make_room(spec.name, dest.containers, force)
     others = [item for item in dest.containers if str(item["Id"]) not in remove]
@@ -122,7 +123,7 @@ def _make_room(name: str, containers: Sequence[Mapping[str, Any]], force: bool) 
 
 def _check_daemon(spec: ContainerSpec, dest: DestinationView) -> None:
     if dest.userns_remap and not spec.userns_remap:
-        raise PlacementFailed(
+        raise HostUnfit(
             "the destination's Docker remaps user ids (userns-remap) and this one does not",
             "set both up alike in /etc/docker/daemon.json",
         )

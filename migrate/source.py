@@ -41,6 +41,7 @@ from migrate.move_options import Options
 from migrate.network_mode import Choice
 from migrate.network_move import Departure
 from migrate.outgoing import Outgoing, choose_source, coarse_tracking
+from migrate.pairing import same_host
 from migrate.precopy import PreCopy, expected_costs
 from migrate.progress import Progress, human
 from migrate.protocol import IMAGE_PIECE, call, expect
@@ -87,6 +88,8 @@ class Migration(Undoing):
                 self._roll_back(failure)
                 if cause is failure:
                     raise
+                if isinstance(cause, Failure) and isinstance(failure, Failure):
+                    cause.logs = failure.logs
                 raise cause from failure
         self.summary.total = time.monotonic() - self._began
         return self.summary
@@ -109,9 +112,10 @@ class Migration(Undoing):
             self.link.channel.check = interrupts.check
             interrupts.polite()
             greeting = self.link.greet()
-            if greeting.host_id == host_id():
+            if same_host(here, host_id(), greeting.facts, greeting.host_id):
                 raise BadTarget(
-                    f"`{self.options.host}` is the host on which the container runs",
+                    f"`{self.options.host.removeprefix(CALLER)}` is the host on which the "
+                    "container runs",
                     "name another host",
                 )
             self.network = Departure(

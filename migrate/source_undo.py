@@ -17,7 +17,6 @@ from migrate.errors import (
     FreezeTooLong,
     Interrupted,
     OutcomeUnknown,
-    full_disk,
 )
 from migrate.freeze import FrozenPart
 from migrate.guard import Guard
@@ -26,13 +25,27 @@ from migrate.messages import Abandon, Done
 from migrate.move_options import Options
 from migrate.progress import Progress
 from migrate.protocol import call
+from migrate.room import no_space
 from migrate.source_end import run_hooks
 from migrate.summary import Summary
-from migrate.undo import start_time
 from transport.errors import ConnectionLost, Failure
 
 RUN = Path("/run/migrate")
+_EXITING = 0x4  # PF_EXITING (include/linux/sched.h)
 ANSWER = 120.0  # seconds for an answer that takes the other side little work
+
+
+def has_ended(pid: int, started: int, proc: Path = Path("/proc")) -> bool:
+    """Whether a process that began at `started` (clock ticks since boot) has ended, or is at it.
+
+    One that ends has lost its memory long before it is gone: an init waits for all of its namespace
+    (kernel/pid_namespace.c), then as a zombie for its parent. (proc_pid_stat(5): state, flags.)
+    """
+    try:
+        fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    return int(fields[19]) != started or fields[0] in "ZX" or bool(int(fields[6]) & _EXITING)
 
 
 class Undoing:
@@ -69,12 +82,12 @@ class Undoing:
             return failure
         if isinstance(failure, Failure) and failure.reported:
             return failure
-        if self._init and start_time(self._init[0]) != self._init[1]:
+        if self._init and has_ended(*self._init):
             return ContainerNotRunning(
                 f"the container `{self.summary.container}` has ended on its way",
                 "nothing was moved; see `docker ps -a` and `docker logs` for why it ended",
             )
-        return full_disk(failure, "this host") or failure
+        return no_space(failure, "this host") or failure
 
     def _roll_back(self, failure: BaseException) -> None:
         """Undo everything on both sides, or, when nobody knows who owns it, leave it frozen."""

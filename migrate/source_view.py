@@ -14,7 +14,7 @@ from migrate.container_spec import ContainerSpec, make_spec
 from migrate.criu import DumpTarget, find_target
 from migrate.criu_options import parse_mountinfo, upper_directory
 from migrate.docker_host import DockerHost, is_empty
-from migrate.errors import Busy, ContainerNotRunning, Unsupported
+from migrate.errors import Busy, ContainerNotFound, ContainerNotRunning, Unsupported
 from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
 from migrate.preflight import Usage
@@ -54,8 +54,11 @@ def look(docker: DockerHost, name: str) -> SourceView:
     try:
         return _look(docker, name)
     except (FileNotFoundError, ProcessLookupError, Unsupported) as gone:
-        state = docker.inspect_container(name)["State"]
-        if isinstance(gone, Unsupported) and state.get("Running"):
+        try:
+            runs = bool(docker.inspect_container(name)["State"].get("Running"))
+        except ContainerNotFound:  # it was run with --rm
+            runs = False
+        if isinstance(gone, Unsupported) and runs:
             raise
         raise ContainerNotRunning(f"the container `{name}` has just ended") from gone
 

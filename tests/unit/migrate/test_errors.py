@@ -28,6 +28,15 @@ def test_want_of_space_is_one_failure_wherever_it_shows(problem: Exception) -> N
     assert found.remedy
 
 
+def test_what_a_program_says_and_the_file_system_that_is_full() -> None:
+    found = full_disk("write /x: no space left on device", "this host", "/var: 0 MiB free")
+    assert isinstance(found, NoSpace)
+    assert found.message == (
+        "this host has no disk space left (/var: 0 MiB free): write /x: no space left on device"
+    )
+    assert full_disk("port is already allocated", "this host") is None
+
+
 @pytest.mark.parametrize(
     "problem",
     [

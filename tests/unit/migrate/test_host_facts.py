@@ -147,6 +147,7 @@ def test_facts_of_a_host_with_docker(tmp_path: Path) -> None:
     says = DockerSays(
         {
             "ServerVersion": "28.5.2",
+            "ID": "its-own-name",
             "Driver": "overlayfs",
             "DriverStatus": [["driver-type", "io.containerd.snapshotter.v1"]],
             "Runtimes": {"migrate": {"path": str(runtime)}, "kata": {"runtimeType": "x"}},
@@ -162,6 +163,7 @@ def test_facts_of_a_host_with_docker(tmp_path: Path) -> None:
     assert found.kernel_options["CHECKPOINT_RESTORE"] == "y"
     assert found.docker is not None
     assert found.docker.containerd_snapshotter
+    assert found.docker.ident == "its-own-name"
     assert found.docker.runtimes == {"migrate": str(runtime), "kata": ""}
     assert (found.runtime_path, found.runtime_runs) == (str(runtime), False)  # not executable
     assert found.free_disk is not None

@@ -12,7 +12,7 @@ from migrate.container_spec import ContainerSpec
 from migrate.errors import CriuUnfit, HostUnfit, NameTaken, NoSpace, PlacementFailed
 from migrate.host_facts import DockerFacts
 from migrate.messages import Listener
-from migrate.pairing import Candidate, Host, fit, refuse_pair, refuse_probe, take_in
+from migrate.pairing import Candidate, Host, fit, refuse_pair, refuse_probe, same_host, take_in
 from migrate.placement import place
 from tests.unit.migrate import fleet
 from tests.unit.migrate.fleet import FACTS, MIB, app_network, candidate, host
@@ -120,6 +120,26 @@ def test_pairs_of_hosts() -> None:
         refuse_pair(good, fit_facts("1"))  # type: ignore[arg-type]
     with pytest.raises(Failure, match="at the destination"):
         refuse_pair(good, FACTS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("host_id", "boot", "ident", "same"),
+    [
+        ("one", "boot", "docker", True),
+        ("other", "boot", "docker", False),  # namespaces of one machine
+        ("one", "other", "docker", False),  # a clone
+        ("one", "boot", "other", False),
+    ],
+)
+def test_a_host_knows_itself(host_id: str, boot: str, ident: str, same: bool) -> None:
+    docker = msgspec.structs.replace(DOCKER, ident="docker")
+    here = msgspec.structs.replace(FACTS, boot_id="boot", docker=docker)
+    other = msgspec.structs.replace(docker, ident=ident)
+    there = msgspec.structs.replace(FACTS, boot_id=boot, docker=other)
+    assert same_host(here, "one", there, host_id) is same
+    silent = msgspec.structs.replace(there, docker=None)
+    assert same_host(here, "one", silent, host_id) is (host_id == "one" and boot == "boot")
+    assert not same_host(here, "", there, "")
 
 
 def test_a_probe_that_failed_is_a_reason() -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from migrate.container_spec import ContainerSpec, ImageSpec, make_spec
-from migrate.errors import NameTaken, PlacementFailed
+from migrate.errors import HostUnfit, NameTaken, PlacementFailed
 from migrate.placement import (
     DestinationView,
     ImageView,
@@ -197,7 +197,7 @@ def test_more_cpus_than_there_are_is_refused() -> None:
 
 
 def test_remapped_users_there_are_refused() -> None:
-    with pytest.raises(PlacementFailed, match="userns-remap"):
+    with pytest.raises(HostUnfit, match="userns-remap"):
         place(spec(), view(userns_remap=True))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,7 @@ from migrate.errors import (
 )
 from migrate.move_options import Options
 from migrate.progress import Progress
-from migrate.source_undo import Undoing
+from migrate.source_undo import Undoing, has_ended
 from migrate.undo import start_time
 from transport.errors import ConnectionLost
 
@@ -43,6 +44,37 @@ def reported() -> PlacementFailed:
     failure = PlacementFailed("no")
     failure.reported = True
     return failure
+
+
+@pytest.mark.parametrize(
+    ("state", "flags", "started", "ended"),
+    [
+        ("S", 0x400140, 99, False),
+        ("Z", 0x400140, 99, True),  # its parent has not looked yet
+        ("S", 0x400144, 99, True),  # an init that waits for the end of its namespace
+        ("R", 0x400140, 100, True),  # another one has its number
+    ],
+)
+def test_what_is_about_to_end_has_ended(
+    tmp_path: Path, state: str, flags: int, started: int, ended: bool
+) -> None:
+    (tmp_path / "7").mkdir()
+    line = f"7 (a) b) {state} 1 7 7 0 -1 {flags} " + "0 " * 12 + f"{started} 0 0\n"
+    (tmp_path / "7/stat").write_text(line)
+    assert has_ended(7, 99, tmp_path) is ended
+    assert has_ended(8, 99, tmp_path)
+
+
+def test_this_process_has_not_ended_and_a_zombie_has() -> None:
+    assert not has_ended(os.getpid(), start_time(os.getpid()) or 0)
+    child = subprocess.Popen(["sleep", "60"])
+    started = start_time(child.pid) or 0
+    assert not has_ended(child.pid, started)
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert start_time(child.pid) == started, "it is still there"
+    assert has_ended(child.pid, started)
+    child.wait()
 
 
 @pytest.mark.parametrize(

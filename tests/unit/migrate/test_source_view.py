@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from migrate import source_view
-from migrate.errors import Busy, ContainerNotRunning, Unsupported
+from migrate.errors import Busy, ContainerNotFound, ContainerNotRunning, Unsupported
 from migrate.source_view import (
     SourceView,
     _shm_used,
@@ -240,4 +240,19 @@ def test_a_container_that_ends_while_it_is_looked_at(
     )  # fmt: skip
     really = isinstance(gone, Unsupported) and running
     with pytest.raises(Unsupported if really else ContainerNotRunning):
+        look(docker, "app")
+
+
+def test_a_container_that_ends_and_is_gone_while_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object) -> None:
+        raise FileNotFoundError
+
+    def gone(name: str) -> None:
+        raise ContainerNotFound(name)
+
+    monkeypatch.setattr(source_view, "_look", fails)
+    docker: Any = SimpleNamespace(inspect_container=gone)
+    with pytest.raises(ContainerNotRunning, match="just ended"):
         look(docker, "app")
