@@ -62,6 +62,7 @@ class Receiver(Agent):
         super().__init__(channel, peer)
         self._interrupts = interrupts
         self._progress = progress
+        self._reached = ""
 
     @property
     def session(self) -> str:
@@ -79,6 +80,7 @@ class Receiver(Agent):
             while (frame := self._next()).kind != REPORT:
                 self._progress.advance(len(frame.payload))
                 self.serve_one(frame)
+                self._say_how_far()
             return msgspec.json.decode(frame.payload, type=Report)
         except ConnectionLost as lost:
             self.source_lost(lost)
@@ -87,6 +89,14 @@ class Receiver(Agent):
             broken = ConnectionLost(f"what the source sends makes no sense: {corrupt}")
             self.source_lost(broken)
             raise broken from corrupt
+
+    def _say_how_far(self) -> None:
+        """As the phases of `migrate move`, once each: who has called us must know of the commit."""
+        destination = self.destination
+        reached = "confirm" if destination.running else "prepare" if destination.begun else ""
+        if reached != self._reached:
+            self._reached = reached
+            self._progress.reached(reached)
 
     def _next(self) -> Frame:
         """The next frame. A signal is passed on as our refusal, and the source undoes, too."""
