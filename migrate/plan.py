@@ -42,13 +42,17 @@ class Move:
 
 @dataclass(frozen=True)
 class Stay:
-    """A container that stays; `code`: the class of the failure."""
+    """A container that stays; `code`: the class of the failure.
+
+    `gone`: it has ended, or was removed, before it could move.
+    """
 
     name: str
     why: str
     code: str
     remedy: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
+    gone: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,11 @@ class Planner:
         """Place everything."""
         moves: dict[str, Move] = {}
         stays = [
-            Stay(one.name, one.failure.message, one.failure.code, one.failure.remedy)
+            Stay(one.name, one.failure.message, one.failure.code, one.failure.remedy, gone=one.gone)
             for one in self._immovable
         ]
-        held = {} if self._split else {i.project: i.name for i in self._immovable if i.project}
+        bound = [one for one in self._immovable if one.project and not one.gone]
+        held = {} if self._split else {one.project: one.name for one in bound}
         for group in self._groups():
             project = group[0].project
             if project in held:

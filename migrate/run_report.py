@@ -137,8 +137,8 @@ def of_job(job: Job) -> Line:
 
 def stays(plan: Plan) -> list[Line]:
     return [
-        Line(stay.name, STAYS, why=stay.why, error=stay.code, remedy=stay.remedy,
-             refused=dict(stay.refused))
+        Line(stay.name, GONE if stay.gone else STAYS, why=stay.why, error=stay.code,
+             remedy=stay.remedy, refused=dict(stay.refused))
         for stay in plan.stays
     ]  # fmt: skip
 

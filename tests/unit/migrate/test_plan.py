@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrate.candidates import Immovable
-from migrate.errors import Unsupported
+from migrate.errors import ContainerNotFound, Unsupported
 from migrate.pairing import Candidate, Host, fit, take_in
 from migrate.plan import Plan, Planner
+from migrate.run_report import of_jobs
 from tests.unit.migrate import fleet
 from tests.unit.migrate.fleet import FACTS, app_network, candidate, host
 from transport.errors import Failure
@@ -227,3 +228,14 @@ def test_a_failure_of_one_of_a_group_leaves_the_host_as_it_was() -> None:
     with pytest.raises(Failure):
         fit(FACTS, candidate("big", memory=60), host("x", memory=100))
     assert planner.place(["shop-db"])[0][0].host == "x"
+
+
+def test_one_that_has_gone_holds_nobody_back() -> None:
+    """It is reported, as gone; its project moves without it."""
+    gone = Immovable("old", ContainerNotFound("`old` was removed meanwhile"), "p", gone=True)
+    made = plan([host("x")], [candidate("db", project="p", service="db")], (gone,))
+    assert where(made) == {"db": "x"}
+    report = of_jobs("evacuate", made, [], 0.0)
+    (line,) = report.containers
+    assert (line.container, line.outcome, line.error) == ("old", "gone", "ContainerNotFound")
+    assert report.exit_code == 0
