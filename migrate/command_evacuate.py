@@ -10,11 +10,10 @@ from pathlib import Path
 from migrate import arguments, inventory, metrics, return_home
 from migrate.candidates import Wish
 from migrate.docker_host import DockerHost
-from migrate.errors import BadPlan
 from migrate.evacuate import Evacuation, Settings, dry_run, only_run
 from migrate.evacuated import Records
 from migrate.fetch import Wanted, fetch
-from migrate.plan import Plan
+from migrate.plan import LeftOut, Plan, with_left_out
 from migrate.progress import Progress
 from migrate.progress_json import JsonProgress
 from migrate.progress_many import display
@@ -25,17 +24,17 @@ from transport.errors import Failure
 def evacuate(given: argparse.Namespace) -> int:
     """Empty this host; the exit code is that of the report."""
     began = time.monotonic()
-    hosts = inventory.names(given.hosts, given.inventory)
-    if not hosts:
-        raise BadPlan("no host is named to go to", "name one, or give --inventory")
+    hosts, nonsense = inventory.names(given.hosts, given.inventory)
     wish = Wish(
         tuple(given.name), tuple(given.label), tuple(given.project), tuple(given.exclude)
     )  # fmt: skip
     if given.dry_run:
-        return _finish(given, dry_run(_plan(Evacuation(wish, _settings(given)), hosts)), began)
+        return _finish(
+            given, dry_run(_plan(Evacuation(wish, _settings(given)), hosts, nonsense)), began
+        )
     with only_run() as lock:
         evacuation = Evacuation(wish, _settings(given))
-        plan = _plan(evacuation, hosts)
+        plan = _plan(evacuation, hosts, nonsense)
         if given.verbose and not given.json and plan.moves:
             print(dry_run(plan).text(), file=sys.stderr)
         if not plan.moves:
@@ -44,8 +43,9 @@ def evacuate(given: argparse.Namespace) -> int:
         return _finish(given, evacuation.run(plan, lock, shown, Records()), began)
 
 
-def _plan(evacuation: Evacuation, hosts: list[str]) -> Plan:
-    return Plan((), ()) if evacuation.nothing_to_do else evacuation.plan(hosts)
+def _plan(evacuation: Evacuation, hosts: list[str], nonsense: list[LeftOut]) -> Plan:
+    plan = Plan((), ()) if evacuation.nothing_to_do else evacuation.plan(hosts)
+    return with_left_out(plan, [*nonsense, *plan.left_out])
 
 
 def come_back(given: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from migrate.pairing import Host, refuse_pair, refuse_probe
 from migrate.plan import LeftOut
 from migrate.protocol import call
 from migrate.run import run
-from transport.errors import Failure
+from transport.errors import BadTarget, Failure
 from transport.ssh_config import config_lines
 from transport.target import parse_target
 
@@ -30,23 +30,43 @@ SSH, DOCKER = "ssh", "docker"
 _HOST = re.compile(r"\s*Host(?:\s*=\s*|\s+)(.+?)\s*$", re.IGNORECASE)
 
 
-def names(given: Sequence[str], inventories: Sequence[str]) -> list[str]:
-    """The hosts named on the command line and in the inventories, each once, in that order.
+def names(given: Sequence[str], inventories: Sequence[str]) -> tuple[list[str], list[LeftOut]]:
+    """The hosts named on the command line and in the inventories, each once, in that order; and
+    what of the inventories names no host, with where it stands and why.
 
     An inventory is `ssh` (~/.ssh/config), `docker` (its contexts), or a file. Raises BadPlan when
-    one cannot be read, BadTarget for what is no host.
+    one cannot be read or no host is left, BadTarget for a word of the command line that is no host.
     """
-    found = list(given)
-    for inventory in inventories:
-        if inventory == SSH:
-            found += of_ssh_config(config_lines(Path.home() / ".ssh" / "config"))
-        elif inventory == DOCKER:
-            found += of_contexts(_contexts())
-        else:
-            found += of_file(_text(Path(inventory)))
-    for name in found:
+    for name in given:
         parse_target(name)
-    return list(dict.fromkeys(found))
+    found = list(given)
+    left_out: list[LeftOut] = []
+    for inventory in inventories:
+        for name, where in _listed(inventory):
+            try:
+                parse_target(name)
+            except BadTarget as failure:
+                left_out.append(LeftOut(name, f"{where}: {failure.message}", failure.remedy))
+            else:
+                found.append(name)
+    if not found:
+        why = "; ".join(one.why for one in left_out)
+        raise BadPlan(
+            "no host is named to go to" + (f": {why}" if why else ""),
+            "name one, or give --inventory",
+        )
+    return list(dict.fromkeys(found)), left_out
+
+
+def _listed(inventory: str) -> list[tuple[str, str]]:
+    """What an inventory names, and where each stands, as a person would look for it."""
+    if inventory == SSH:
+        names_ = of_ssh_config(config_lines(Path.home() / ".ssh" / "config"))
+        return [(name, "~/.ssh/config") for name in names_]
+    if inventory == DOCKER:
+        return [(name, "a context of Docker") for name in of_contexts(_contexts())]
+    lines = of_file(_text(Path(inventory)))
+    return [(name, f"{inventory}, line {number}") for number, name in lines]
 
 
 def of_ssh_config(lines: Iterable[str]) -> list[str]:
@@ -75,10 +95,10 @@ def of_contexts(text: str) -> list[str]:
     return found
 
 
-def of_file(text: str) -> list[str]:
-    """One host per line; `#` begins a comment."""
-    lines = (line.partition("#")[0].split() for line in text.splitlines())
-    return [words[0] for words in lines if words]
+def of_file(text: str) -> list[tuple[int, str]]:
+    """The number of a line, from 1, and its host: one per line; `#` begins a comment."""
+    lines = (line.partition("#")[0].split() for line in text.split("\n"))
+    return [(number, words[0]) for number, words in enumerate(lines, 1) if words]
 
 
 def _contexts() -> str:
@@ -90,8 +110,8 @@ def _contexts() -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_text(errors="replace")  # what is no text is no host either
+    except OSError as error:
         raise BadPlan(f"the inventory {path} cannot be read: {error}") from error
 
 
