@@ -13,7 +13,7 @@ from migrate.docker_host import DockerHost
 from migrate.evacuate import Evacuation, Settings, dry_run, only_run
 from migrate.evacuated import Records
 from migrate.fetch import Wanted, fetch
-from migrate.plan import LeftOut, Plan, with_left_out
+from migrate.plan import LeftOut, Plan, with_left_out, with_notes
 from migrate.progress import Progress
 from migrate.progress_json import JsonProgress
 from migrate.progress_many import display
@@ -53,16 +53,19 @@ def come_back(given: argparse.Namespace) -> int:
     began = time.monotonic()
     records = Records()
     if given.dry_run:
-        meant = return_home.wanted(records.all(), given.containers, given.source or "")
-        plan = return_home.plan(meant) if meant else Plan((), ())
+        found, broken = records.read()
+        meant = return_home.wanted(found, given.containers, given.source or "")
+        plan = with_notes(return_home.plan(meant) if meant else Plan((), ()), broken)
         return _finish(given, of_plan(return_home.ACTION, plan), began)
     with only_run() as lock:
         return_home.forget_those_here(records, DockerHost())
-        meant = return_home.wanted(records.all(), given.containers, given.source or "")
+        found, broken = records.read()
+        meant = return_home.wanted(found, given.containers, given.source or "")
         if not meant:
-            return _finish(given, of_plan(return_home.ACTION, Plan((), ())), began)
+            nothing = with_notes(Plan((), ()), broken)
+            return _finish(given, of_plan(return_home.ACTION, nothing), began)
         return_home.ready_here()
-        plan = return_home.plan(meant)
+        plan = with_notes(return_home.plan(meant), broken)
         if not plan.moves:
             return _finish(given, of_jobs(return_home.ACTION, plan, [], 0.0), began)
         shown = display("from", verbose=given.verbose)
@@ -108,6 +111,8 @@ def show(given: argparse.Namespace, report: RunReport) -> None:
     if given.json:
         print(report.to_json())
         return
+    for note in report.notes:
+        print(f"migrate: {note}", file=sys.stderr)
     if not report.containers:
         if given.verbose or sys.stdout.isatty():
             print("nothing to do")

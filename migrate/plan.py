@@ -66,11 +66,12 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Plan:
-    """`moves` in the order in which to begin them."""
+    """`moves` in the order in which to begin them; `notes`: sentences about the run as a whole."""
 
     moves: tuple[Move, ...]
     stays: tuple[Stay, ...]
     left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Planner:
@@ -212,12 +213,13 @@ def _after(one: Candidate, project: Sequence[Candidate]) -> tuple[str, ...]:
 
 
 def in_order(moves: Iterable[Move]) -> list[Move]:
-    """The smallest first, but none before what it depends on."""
+    """The smallest first, but none before what it depends on; in a circle, the smallest of it."""
     left = sorted(moves, key=lambda move: (move.size, move.name))
     done: list[Move] = []
     while left:
         waiting = {move.name for move in left}
-        ready = next(move for move in left if not waiting & set(move.after))
+        free = (move for move in left if not (waiting - {move.name}) & set(move.after))
+        ready = next(free, left[0])
         left.remove(ready)
         done.append(ready)
     return done
@@ -259,6 +261,24 @@ def _nowhere(refused: Mapping[str, str]) -> str:
     if len(reasons) == 1:
         return reasons[0]
     return "; ".join(f"{host}: {why}" for host, why in sorted(refused.items()))
+
+
+def without_circles(moves: Sequence[Move]) -> tuple[list[Move], list[str]]:
+    """The same moves in the same order, none of which waits for itself or for a later one, as in a
+    circle; and the names of those that did."""
+    straight: list[Move] = []
+    names = {move.name for move in moves}
+    for move in moves:
+        names.discard(move.name)
+        after = tuple(name for name in move.after if name != move.name and name not in names)
+        straight.append(replace(move, after=after))
+    return straight, [
+        old.name for old, new in zip(moves, straight, strict=True) if old.after != new.after
+    ]
+
+
+def with_notes(plan: Plan, notes: Sequence[str]) -> Plan:
+    return replace(plan, notes=(*notes, *plan.notes))
 
 
 def with_left_out(plan: Plan, left_out: Sequence[LeftOut]) -> Plan:

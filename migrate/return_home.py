@@ -15,7 +15,7 @@ from migrate.fetch import settle
 from migrate.host_facts import facts
 from migrate.host_findings import findings
 from migrate.host_setup import make_state_dirs
-from migrate.plan import LeftOut, Move, Plan, Stay, in_order
+from migrate.plan import LeftOut, Move, Plan, Stay, in_order, without_circles
 from migrate.progress_many import Quiet
 from migrate.run_report import RunReport, of_jobs
 from migrate.runner import Runner
@@ -76,7 +76,12 @@ def plan(records: Sequence[Record]) -> Plan:
         for record in records if (failure := lost.get(record.host))
     ]  # fmt: skip
     left_out = [LeftOut(host, failure.message, failure.remedy) for host, failure in lost.items()]
-    return Plan(tuple(in_order(moves)), tuple(stays), tuple(left_out))
+    straight, circular = without_circles(in_order(moves))
+    notes = [
+        f"the record of `{name}` says that it depends on what depends on it: that is not heeded"
+        for name in circular
+    ]
+    return Plan(tuple(straight), tuple(stays), tuple(left_out), tuple(notes))
 
 
 def _settled(host: str) -> Failure | None:
@@ -93,10 +98,7 @@ def run(
     """Bring back what is planned. Returns when all of it has ended, also after a signal."""
     began = time.monotonic()
     parallel = settings.parallel or fitting_parallel(len(planned.moves), settings.bwlimit)
-    schedule = Schedule(
-        planned.moves, parallel, lambda names, among, without: [], lambda name, host: None,
-        split=True,
-    )  # fmt: skip
+    schedule = schedule_of(planned, parallel)
     runner = Runner(
         schedule, lambda job: fetch_words(job, settings, parallel), shown, lambda job: None,
         lambda job: note(records, job), lock,
@@ -104,6 +106,14 @@ def run(
     runner.run()
     seconds = time.monotonic() - began
     return of_jobs(ACTION, planned, [*schedule.jobs.values()], seconds, runner.interrupted)
+
+
+def schedule_of(planned: Plan, parallel: int) -> Schedule:
+    """They come here or nowhere."""
+    return Schedule(
+        planned.moves, parallel, lambda names, among, without: [], lambda name, host: None,
+        split=True,
+    )  # fmt: skip
 
 
 def fitting_parallel(containers: int, limit: RateLimit | None) -> int:

@@ -187,6 +187,30 @@ def test_the_plan_of_a_return(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one.host for one in planned.left_out] == ["dead"]
 
 
+@pytest.mark.parametrize(
+    "after",
+    [
+        {"a": ("b",), "b": ("a",)}, {"a": ("a",)}, {"a": ("b",), "b": ("c",), "c": ("a",)},
+        {"a": ("../x", "-y", "a")},
+    ],
+)  # fmt: skip
+def test_a_circle_in_the_records_holds_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, after: dict[str, tuple[str, ...]]
+) -> None:
+    """All come, one after the other, and one line says what was not heeded."""
+    monkeypatch.setattr(return_home, "settle", lambda host: [])
+    made = return_home.plan([Record(name, "b", 1.0, after=on) for name, on in after.items()])
+    schedule = return_home.schedule_of(made, parallel=1)
+    begun = 0
+    while not schedule.over:
+        (one,) = schedule.ready(0.0)
+        schedule.ended(one.name, Result(0), 0.0)
+        begun += 1
+    assert begun == len(after)
+    (note,) = made.notes
+    assert "depends on what depends on it" in note
+
+
 # -- what is said ---------------------------------------------------------------------------------
 
 
@@ -211,6 +235,13 @@ def test_failures_are_said_with_their_remedies(capsys: pytest.CaptureFixture[str
     assert "1 of 2 moved" in out
     assert "no room" in out
     assert err == "db: free the port\n"
+
+
+def test_notes_are_said_in_any_case(capsys: pytest.CaptureFixture[str]) -> None:
+    report = of_plan("return", Plan((), (), notes=("odd",)))
+    show(parser().parse_args(["return"]), report)
+    assert capsys.readouterr() == ("", "migrate: odd\n")
+    assert json.loads(report.to_json())["notes"] == ["odd"]
 
 
 def test_more_is_said_when_asked(capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from migrate.candidates import Immovable
 from migrate.errors import ContainerNotFound, Unsupported
 from migrate.pairing import Candidate, Host, fit, take_in
-from migrate.plan import Plan, Planner
+from migrate.plan import Move, Plan, Planner, in_order, without_circles
 from migrate.run_report import of_jobs
 from tests.unit.migrate import fleet
 from tests.unit.migrate.fleet import FACTS, app_network, candidate, host
@@ -228,6 +228,24 @@ def test_a_failure_of_one_of_a_group_leaves_the_host_as_it_was() -> None:
     with pytest.raises(Failure):
         fit(FACTS, candidate("big", memory=60), host("x", memory=100))
     assert planner.place(["shop-db"])[0][0].host == "x"
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abcdef"),
+        st.tuples(st.lists(st.sampled_from("abcdefx")), st.integers(0, 3)),
+    )
+)
+def test_any_dependencies_come_to_an_order(wanted: dict[str, tuple[list[str], int]]) -> None:
+    moves = [Move(name, "h", "", tuple(on), size=size) for name, (on, size) in wanted.items()]
+    ordered = in_order(moves)
+    assert sorted(one.name for one in ordered) == sorted(wanted)
+    straight, circular = without_circles(ordered)
+    assert [one.name for one in straight] == [one.name for one in ordered]
+    for at, one in enumerate(straight):
+        assert not set(one.after) & {later.name for later in straight[at:]}
+        if one.name not in circular:
+            assert one.after == tuple(wanted[one.name][0])
 
 
 def test_one_that_has_gone_holds_nobody_back() -> None:
