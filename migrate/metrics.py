@@ -1,16 +1,18 @@
 """`--metrics FILE`: a text file for Prometheus' node exporter (its textfile collector).
 
-The numbers grow from run to run: the file itself is where they are kept. Written by
-prometheus_client, into a file beside it which then takes its place.
+The numbers grow from run to run: the file itself is where they are kept. prometheus_client words
+it; it is written into a file beside it, which then takes its place.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, write_to_textfile
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -25,6 +27,7 @@ BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)  # seconds
 OUTCOMES = ("moved", "failed", "unsure", "gone", "left", "stays")
 
 
+MODE = 0o644
 ACTIONS = ("evacuate", "return")  # both may use one file
 
 
@@ -152,11 +155,32 @@ def write(path: Path, totals: Mapping[str, Totals]) -> None:
     for action in sorted(totals):
         registry.register(_Collector(totals[action], prefix_of(action)))
     try:
-        write_to_textfile(str(path), registry)
+        _replace(path, generate_latest(registry))
     except OSError as error:
         raise CommandFailed(
             f"the metrics cannot be written: {error}", f"see that {path.parent} can be written to"
         ) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put it there whole or not at all, so that everybody can read it: node exporter is not root,
+    and a cron job's umask may be 077."""
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # no *.prom
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(fd, MODE)
+            os.fsync(fd)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def note(path: Path, action: str, run: Run) -> None:

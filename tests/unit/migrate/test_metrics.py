@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -98,7 +99,32 @@ def test_one_file_for_both(tmp_path: Path) -> None:
     assert samples(path)["migrate_return_containers_total{outcome=moved}"] == 1.0
 
 
-def test_others_may_read_it(tmp_path: Path) -> None:
-    note(tmp_path / "m.prom", "evacuate", a_run())
-    assert (tmp_path / "m.prom").stat().st_mode & 0o444 == 0o444
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
+@pytest.mark.parametrize("before", [None, 0o600, 0o666])
+def test_others_may_read_it(tmp_path: Path, umask: int, before: int | None) -> None:
+    path = tmp_path / "m.prom"
+    if before is not None:
+        path.write_text("")
+        path.chmod(before)
+    old = os.umask(umask)
+    try:
+        note(path, "evacuate", a_run())
+    finally:
+        os.umask(old)
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in tmp_path.iterdir()] == ["m.prom"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.prom"
+    note(path, "evacuate", a_run())
+    before = path.read_bytes()
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(CommandFailed, match="No space"):
+        note(path, "evacuate", a_run())
+    assert path.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["m.prom"]
