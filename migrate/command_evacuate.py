@@ -58,7 +58,6 @@ def come_back(given: argparse.Namespace) -> int:
         plan = with_notes(return_home.plan(meant) if meant else Plan((), ()), broken)
         return _finish(given, of_plan(return_home.ACTION, plan), began)
     with only_run() as lock:
-        return_home.forget_those_here(records, DockerHost())
         found, broken = records.read()
         meant = return_home.wanted(found, given.containers, given.source or "")
         if not meant:
@@ -69,7 +68,8 @@ def come_back(given: argparse.Namespace) -> int:
         if not plan.moves:
             return _finish(given, of_jobs(return_home.ACTION, plan, [], 0.0), began)
         shown = display("from", verbose=given.verbose)
-        report = return_home.run(plan, _settings(given), lock, shown, records)
+        here = return_home.running_here(DockerHost())
+        report = return_home.run(plan, _settings(given), lock, shown, records, here)
         return _finish(given, report, began)
 
 

@@ -41,6 +41,7 @@ from transport.target import parse_target
 
 SETTLE_PATIENCE = 90.0  # seconds: longer than the other side needs to notice that a link is dead
 SETTLE_PAUSE = 2.0
+PHASE = "fetch"  # until the source has found the container and begins
 FETCHED = "fetched from "  # before the name of a peer, in the journal of its destination
 
 
@@ -124,7 +125,7 @@ def fetch(wanted: Wanted, progress: Progress) -> Summary:
                 connect(parse_target(wanted.host)) as connection,
                 connection.open(_source([*wanted.words, wanted.container])) as process,
                 Channel.over_process(process) as channel,
-                progress.phase("fetch"),
+                progress.phase(PHASE),
             ):
                 interrupts.polite()
                 receiver = Receiver(channel, FETCHED + wanted.host, interrupts, progress)

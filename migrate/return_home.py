@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from migrate.candidates import name_of
 from migrate.docker_host import DockerHost
-from migrate.errors import ContainerNotRunning
+from migrate.errors import ContainerNotFound
 from migrate.evacuate import MOST, PER_MIGRATION, Settings
 from migrate.evacuated import Record, Records
-from migrate.fetch import settle
+from migrate.fetch import PHASE, settle
 from migrate.host_facts import facts
 from migrate.host_findings import findings
 from migrate.host_setup import make_state_dirs
@@ -19,7 +20,7 @@ from migrate.plan import LeftOut, Move, Plan, Stay, in_order, without_circles
 from migrate.progress_many import Quiet
 from migrate.run_report import RunReport, of_jobs
 from migrate.runner import Runner
-from migrate.schedule import FAILED, GONE, MOVED, Job, Schedule
+from migrate.schedule import FAILED, GONE, MOVED, Job, Result, Schedule
 from transport.bucket import LEAST, RateLimit
 from transport.errors import Failure
 
@@ -34,16 +35,46 @@ def wanted(records: Sequence[Record], names: Sequence[str], host: str) -> list[R
     ]  # fmt: skip
 
 
-def forget_those_here(records: Records, docker: DockerHost) -> None:
-    """A container that runs here has come back by another way, or never left: no record of it."""
-    here = {
-        str(name).removeprefix("/")
-        for item in docker.containers() if item.get("State") == "running"
-        for name in item.get("Names") or ()
+def running_here(docker: DockerHost) -> set[str]:
+    """The names of the containers that run on this host. Raises DockerUnavailable."""
+    return {
+        name_of(item) for item in docker.containers()
+        if item.get("State") in ("running", "paused", "restarting")
     }  # fmt: skip
-    for record in records.all():
-        if record.name in here:
-            records.drop(record.name)
+
+
+def not_there(result: Result | None) -> bool:
+    """Whether the other host was reached, and has no container of that name."""
+    return (
+        result is not None and result.exit_code == ContainerNotFound.exit_code
+        and result.phase == PHASE
+    )  # fmt: skip
+
+
+class Homecoming(Schedule):
+    """They come here or nowhere. `here`: the names of those that run here already.
+
+    That a name is taken here says nothing: only the other host knows whether the container is
+    there, and when it is, its record is kept.
+    """
+
+    _no_other = ""
+
+    def __init__(self, moves: Sequence[Move], parallel: int, here: Collection[str] = ()) -> None:
+        super().__init__(moves, parallel, lambda *_: [], lambda *_: None, split=True)
+        self._here = here
+
+    def _gone(self, job: Job, result: Result) -> tuple[str, str]:
+        host = job.move.host
+        if not not_there(result):
+            return FAILED, f"at {host}: {result.message}"
+        if job.name in self._here:
+            return GONE, f"it runs here, and {host} has none of that name: its record is dropped"
+        job.result = replace(result, remedy="see `docker ps -a` where it may have moved on to")
+        return FAILED, (
+            f"{host} has no such container any more: it has moved on, or was removed there; its "
+            "record here is dropped"
+        )
 
 
 def ready_here() -> None:
@@ -93,12 +124,16 @@ def _settled(host: str) -> Failure | None:
 
 
 def run(
-    planned: Plan, settings: Settings, lock: int, shown: Quiet, records: Records
+    planned: Plan, settings: Settings, lock: int, shown: Quiet, records: Records,
+    here: Collection[str],
 ) -> RunReport:  # fmt: skip
-    """Bring back what is planned. Returns when all of it has ended, also after a signal."""
+    """Bring back what is planned. Returns when all of it has ended, also after a signal.
+
+    `here`: the names of those that run here already.
+    """
     began = time.monotonic()
     parallel = settings.parallel or fitting_parallel(len(planned.moves), settings.bwlimit)
-    schedule = schedule_of(planned, parallel)
+    schedule = Homecoming(planned.moves, parallel, here)
     runner = Runner(
         schedule, lambda job: fetch_words(job, settings, parallel), shown, lambda job: None,
         lambda job: note(records, job), lock,
@@ -106,14 +141,6 @@ def run(
     runner.run()
     seconds = time.monotonic() - began
     return of_jobs(ACTION, planned, [*schedule.jobs.values()], seconds, runner.interrupted)
-
-
-def schedule_of(planned: Plan, parallel: int) -> Schedule:
-    """They come here or nowhere."""
-    return Schedule(
-        planned.moves, parallel, lambda names, among, without: [], lambda name, host: None,
-        split=True,
-    )  # fmt: skip
 
 
 def fitting_parallel(containers: int, limit: RateLimit | None) -> int:
@@ -134,7 +161,5 @@ def fetch_words(job: Job, settings: Settings, parallel: int) -> list[str]:
 
 def note(records: Records, job: Job) -> None:
     """A try has ended. What is not there any more will not come back; what only stopped may."""
-    if job.state == GONE and job.result and job.result.exit_code == ContainerNotRunning.exit_code:
-        job.state = FAILED
-    if job.state in (MOVED, GONE):
+    if job.state == MOVED or (job.state in (FAILED, GONE) and not_there(job.result)):
         records.drop(job.name)

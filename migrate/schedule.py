@@ -121,6 +121,8 @@ class Job:
 class Schedule:
     """Ask `ready` for what to begin, tell it by `ended` how that went, until `over`."""
 
+    _no_other = "; no other host can take it"
+
     def __init__(
         self, moves: Sequence[Move], parallel: int, place: Place, take_back: TakeBack,
         *, split: bool = False,
@@ -195,13 +197,17 @@ class Schedule:
                 self._end(job, UNSURE, f"{result.message}, after {job.doubt}")
             case Verdict.GONE:
                 self._take_back(name, job.move.host)
-                self._end(job, GONE, result.message)
+                self._end(job, *self._gone(job, result))
             case Verdict.UNSURE:
                 self._end(job, UNSURE, result.message)
             case Verdict.STOPPED:
                 self._end(job, LEFT, result.message)
         job.doubt = job.doubt or _doubt(result)
         return verdict
+
+    def _gone(self, job: Job, result: Result) -> tuple[str, str]:
+        """What a container is that `migrate` has not found, or not running: its state, and why."""
+        return GONE, result.message
 
     # -- when it fails -----------------------------------------------------------------------------
 
@@ -237,7 +243,7 @@ class Schedule:
             return
         why = job.result.message if job.result else self.lost.get(job.move.host, "")
         together = f"; the others of its project are on {', '.join(sorted(settled))}"
-        nowhere = together if settled else "" if enough else "; no other host can take it"
+        nowhere = together if settled else "" if enough else self._no_other
         self._fail(job, why + nowhere)
         for one in rest[1:]:
             if one.state == "waiting":

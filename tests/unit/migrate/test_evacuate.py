@@ -20,6 +20,7 @@ from migrate.errors import OtherRun
 from migrate.evacuate import MOST, Settings, fitting_parallel, move_words, only_run
 from migrate.evacuated import Record, Records
 from migrate.plan import Move, Plan
+from migrate.return_home import Homecoming
 from migrate.run_report import of_jobs, of_plan
 from migrate.schedule import FAILED, GONE, LEFT, MOVED, UNSURE, Job, Result
 from tests.unit.migrate.fleet import MIB, candidate
@@ -130,21 +131,40 @@ def test_the_record_is_true_after_each_try(
 
 
 @pytest.mark.parametrize(
-    ("state", "code", "kept", "becomes"),
+    ("result", "here", "kept", "becomes"),
     [
-        (MOVED, 0, False, MOVED), (GONE, 10, False, GONE), (GONE, 11, True, FAILED),
-        (FAILED, 51, True, FAILED), (LEFT, 130, True, LEFT), (UNSURE, 60, True, UNSURE),
+        (Result(0), False, False, MOVED),
+        (Result(10, "no", phase="fetch"), False, False, FAILED),  # removed there, or has moved on
+        (Result(10, "no", phase="fetch"), True, False, GONE),  # came back by another way
+        (Result(10, "no", phase="prepare"), False, True, FAILED),  # it was there, a moment ago
+        (Result(11, "no", phase="fetch"), False, True, FAILED),  # it has ended there
+        (Result(20, "no"), False, True, FAILED), (Result(20, "no"), True, True, FAILED),
+        (Result(40, "the name is taken", phase="prepare"), True, True, FAILED),
+        (Result(51, "no", phase="prepare"), False, True, FAILED),
+        (Result(56, "no", phase="confirm"), False, True, UNSURE),
+        (Result(60, "no"), False, True, UNSURE), (Result(130, "no"), False, True, LEFT),
     ],
 )  # fmt: skip
-def test_the_record_of_what_returned_is_dropped(
-    tmp_path: Path, state: str, code: int, kept: bool, becomes: str
+def test_what_becomes_of_a_return_and_of_its_record(
+    tmp_path: Path, result: Result, here: bool, kept: bool, becomes: str
 ) -> None:
+    """Each is said; the record goes only when its host was reached and has no such container."""
     records = Records(tmp_path)
-    records.write(evacuate.record_of(job(), sure=True))
-    one = job(state=state, result=Result(code))
-    return_home.note(records, one)
+    records.write(Record("web", "b", 1.0, sure=True))
+    schedule = Homecoming([Move("web", "b", "")], 1, {"web"} if here else set())
+    now = 0.0
+    while not schedule.over:
+        for one in schedule.ready(now):
+            schedule.ended(one.name, result, now)
+            return_home.note(records, one)
+        now += 5.0
+    one = schedule.jobs["web"]
     assert bool(records.all()) == kept
     assert one.state == becomes
+    report = of_jobs("return", Plan((), ()), [one], 1.0)
+    assert report.exit_code == {MOVED: 0, GONE: 0}.get(becomes, 80)
+    assert "no other host" not in one.note
+    assert ("record" in one.note) == (result.phase == "fetch" and result.exit_code == 10)
 
 
 def test_which_are_meant() -> None:
@@ -157,17 +177,13 @@ def test_which_are_meant() -> None:
 class Docker:
     def containers(self) -> list[dict[str, Any]]:
         return [
-            {"Names": ["/here", "/x/link"], "State": "running"},
-            {"Names": ["/stopped"], "State": "exited"},
+            {"Id": "1", "Names": ["/here", "/x/link"], "State": "running"},
+            {"Id": "2", "Names": ["/stopped"], "State": "exited"},
         ]
 
 
-def test_what_runs_here_needs_no_record(tmp_path: Path) -> None:
-    records = Records(tmp_path)
-    for name in ("here", "stopped", "away"):
-        records.write(Record(name, "b", 1.0))
-    return_home.forget_those_here(records, Docker())  # type: ignore[arg-type]
-    assert [record.name for record in records.all()] == ["away", "stopped"]
+def test_who_runs_here() -> None:
+    assert return_home.running_here(Docker()) == {"here"}  # type: ignore[arg-type]
 
 
 def test_the_plan_of_a_return(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +216,7 @@ def test_a_circle_in_the_records_holds_nothing_up(
     """All come, one after the other, and one line says what was not heeded."""
     monkeypatch.setattr(return_home, "settle", lambda host: [])
     made = return_home.plan([Record(name, "b", 1.0, after=on) for name, on in after.items()])
-    schedule = return_home.schedule_of(made, parallel=1)
+    schedule = Homecoming(made.moves, 1)
     begun = 0
     while not schedule.over:
         (one,) = schedule.ready(0.0)
