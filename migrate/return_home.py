@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from migrate.candidates import name_of
 from migrate.docker_host import DockerHost
-from migrate.errors import ContainerNotFound
+from migrate.errors import ContainerNotFound, NotAllMoved
 from migrate.evacuate import MOST, PER_MIGRATION, Settings
 from migrate.evacuated import Record, Records
 from migrate.fetch import PHASE, settle
@@ -20,7 +20,7 @@ from migrate.plan import LeftOut, Move, Plan, Stay, in_order, without_circles
 from migrate.progress_many import Quiet
 from migrate.run_report import RunReport, of_jobs
 from migrate.runner import Runner
-from migrate.schedule import FAILED, GONE, MOVED, Job, Result, Schedule
+from migrate.schedule import FAILED, GONE, LEFT, MOVED, Job, Result, Schedule
 from transport.bucket import LEAST, RateLimit
 from transport.errors import Failure
 
@@ -64,6 +64,16 @@ class Homecoming(Schedule):
         super().__init__(moves, parallel, lambda *_: [], lambda *_: None, split=True)
         self._here = here
 
+    def _end(self, job: Job, state: str, note: str) -> None:
+        """What depends on one that does not come stays where it is, too: it would run without."""
+        super()._end(job, state, note)
+        if state == GONE:  # it runs here
+            return
+        for one in self.jobs.values():
+            if one.state == "waiting" and job.name in one.move.after:
+                why = stays_with(one.name, one.move.host, job.name)
+                self._end(one, LEFT if state == LEFT else FAILED, why)
+
     def _gone(self, job: Job, result: Result) -> tuple[str, str]:
         host = job.move.host
         if not not_there(result):
@@ -85,13 +95,21 @@ def ready_here() -> None:
             raise finding.failure()
 
 
+def stays_with(name: str, host: str, needed: str) -> str:
+    """Why a container stays at its host when one that it depends on does not come."""
+    return (
+        f"stays at {host}: `{needed}`, on which it depends, does not come "
+        f"(`migrate return {name}` brings it alone)"
+    )
+
+
 def plan(records: Sequence[Record]) -> Plan:
     """All of them come here, the smallest first; settles first what broken links have left."""
     hosts = sorted({record.host for record in records})
     with ThreadPoolExecutor(max(1, len(hosts))) as pool:
         failures = dict(zip(hosts, pool.map(_settled, hosts), strict=True))
     lost = {host: failure for host, failure in failures.items() if failure}
-    names = {record.name for record in records if record.host not in lost}
+    names = {record.name for record in records}
     moves = [
         Move(
             record.name, record.host, "it came from here",
@@ -108,11 +126,20 @@ def plan(records: Sequence[Record]) -> Plan:
     ]  # fmt: skip
     left_out = [LeftOut(host, failure.message, failure.remedy) for host, failure in lost.items()]
     straight, circular = without_circles(in_order(moves))
+    missing = {stay.name for stay in stays}
+    coming = []
+    for move in straight:  # each after what it depends on
+        if needed := next((name for name in move.after if name in missing), None):
+            why = stays_with(move.name, move.host, needed)
+            stays.append(Stay(move.name, why, NotAllMoved.__name__))
+            missing.add(move.name)
+        else:
+            coming.append(move)
     notes = [
         f"the record of `{name}` says that it depends on what depends on it: that is not heeded"
         for name in circular
     ]
-    return Plan(tuple(straight), tuple(stays), tuple(left_out), tuple(notes))
+    return Plan(tuple(coming), tuple(stays), tuple(left_out), tuple(notes))
 
 
 def _settled(host: str) -> Failure | None:

@@ -182,6 +182,47 @@ class Docker:
         ]
 
 
+@pytest.mark.parametrize(
+    ("result", "here", "comes"),
+    [
+        (Result(42, "no"), False, False), (Result(10, "no", phase="fetch"), False, False),
+        (Result(11, "no", phase="fetch"), False, False), (Result(60, "no"), False, False),
+        (Result(20, "no"), False, False), (Result(10, "no", phase="fetch"), True, True),
+        (Result(0), False, True),
+    ],
+)  # fmt: skip
+def test_what_depends_on_one_that_does_not_come_stays_there(
+    result: Result, here: bool, comes: bool
+) -> None:
+    moves = [
+        Move("db", "b", ""), Move("web", "c", "", after=("db",)),
+        Move("proxy", "c", "", after=("web",)), Move("other", "c", ""),
+    ]  # fmt: skip
+    schedule = Homecoming(moves, 1, {"db"} if here else set())
+    begun, now = [], 0.0
+    while not schedule.over:
+        for one in schedule.ready(now):
+            begun.append(one.name)
+            schedule.ended(one.name, result if one.name == "db" else Result(0), now)
+        now += 5.0
+    assert ("web" in begun, "proxy" in begun) == (comes, comes)
+    assert schedule.jobs["other"].state == MOVED
+    if not comes:
+        web, proxy = schedule.jobs["web"], schedule.jobs["proxy"]
+        assert web.state == proxy.state == FAILED
+        assert "stays at c: `db`, on which it depends" in web.note
+        assert "`web`, on which it depends" in proxy.note
+        assert of_jobs("return", Plan((), ()), [web], 1.0).exit_code == 80
+
+
+def test_an_interrupted_return_leaves_the_rest() -> None:
+    schedule = Homecoming([Move("db", "b", ""), Move("web", "b", "", after=("db",))], 1)
+    schedule.ready(0.0)
+    schedule.stop("interrupted by SIGINT")
+    schedule.ended("db", Result(130, "undone"), 0.0)
+    assert {one.name: one.state for one in schedule.jobs.values()} == {"db": LEFT, "web": LEFT}
+
+
 def test_who_runs_here() -> None:
     assert return_home.running_here(Docker()) == {"here"}  # type: ignore[arg-type]
 
@@ -194,12 +235,16 @@ def test_the_plan_of_a_return(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(return_home, "settle", settle)
     planned = return_home.plan([
-        Record("web", "b", 1.0, after=("db", "lost"), size=1), Record("db", "b", 1.0, size=9),
-        Record("lost", "dead", 1.0),
+        Record("web", "b", 1.0, after=("db", "elsewhere"), size=1), Record("db", "b", 1.0, size=9),
+        Record("lost", "dead", 1.0), Record("needs", "b", 1.0, after=("lost",)),
+        Record("proxy", "b", 1.0, after=("needs", "db")),
     ])  # fmt: skip
     assert [(move.name, move.after) for move in planned.moves] == [("db", ()), ("web", ("db",))]
-    (stay,) = planned.stays
-    assert (stay.name, stay.code) == ("lost", "HostUnreachable")
+    stays = {stay.name: stay for stay in planned.stays}
+    assert set(stays) == {"lost", "needs", "proxy"}
+    assert stays["lost"].code == "HostUnreachable"
+    assert "`lost`, on which it depends, does not come" in stays["needs"].why
+    assert "`needs`, on which it depends, does not come" in stays["proxy"].why
     assert [one.host for one in planned.left_out] == ["dead"]
 
 
