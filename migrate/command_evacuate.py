@@ -13,6 +13,7 @@ from migrate.docker_host import DockerHost
 from migrate.evacuate import Evacuation, Settings, dry_run, only_run
 from migrate.evacuated import Records
 from migrate.fetch import Wanted, fetch
+from migrate.host_setup import make_state_dirs
 from migrate.plan import LeftOut, Plan, with_left_out, with_notes
 from migrate.progress import Progress
 from migrate.progress_json import JsonProgress
@@ -29,9 +30,8 @@ def evacuate(given: argparse.Namespace) -> int:
         tuple(given.name), tuple(given.label), tuple(given.project), tuple(given.exclude)
     )  # fmt: skip
     if given.dry_run:
-        return _finish(
-            given, dry_run(_plan(Evacuation(wish, _settings(given)), hosts, nonsense)), began
-        )
+        evacuation = Evacuation(wish, _settings(given), dry=True)
+        return _finish(given, dry_run(_plan(evacuation, hosts, nonsense)), began)
     with only_run() as lock:
         evacuation = Evacuation(wish, _settings(given))
         plan = _plan(evacuation, hosts, nonsense)
@@ -55,7 +55,11 @@ def come_back(given: argparse.Namespace) -> int:
     if given.dry_run:
         found, broken = records.read()
         meant = return_home.wanted(found, given.containers, given.source or "")
-        plan = with_notes(return_home.plan(meant) if meant else Plan((), ()), broken)
+        plan = Plan((), ())
+        if meant:
+            return_home.refuse_unfit()
+            plan = return_home.foresee(meant, return_home.running_here(DockerHost()))
+        plan = with_notes(plan, broken)
         return _finish(given, of_plan(return_home.ACTION, plan), began)
     with only_run() as lock:
         found, broken = records.read()
@@ -63,7 +67,8 @@ def come_back(given: argparse.Namespace) -> int:
         if not meant:
             nothing = with_notes(Plan((), ()), broken)
             return _finish(given, of_plan(return_home.ACTION, nothing), began)
-        return_home.ready_here()
+        make_state_dirs()
+        return_home.refuse_unfit()
         plan = with_notes(return_home.plan(meant), broken)
         if not plan.moves:
             return _finish(given, of_jobs(return_home.ACTION, plan, [], 0.0), began)

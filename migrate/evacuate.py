@@ -16,7 +16,7 @@ from migrate.docker_host import DockerHost
 from migrate.errors import OtherRun
 from migrate.evacuated import Record, Records
 from migrate.host_facts import HostFacts, facts
-from migrate.host_setup import host_id, make_state_dirs
+from migrate.host_setup import host_id, known_host_id, make_state_dirs
 from migrate.pairing import Candidate, Host
 from migrate.plan import LeftOut, Move, Plan, Planner, with_left_out
 from migrate.progress_many import Quiet
@@ -61,10 +61,15 @@ def only_run(directory: Path = RUN) -> Iterator[int]:
 
 
 class Evacuation:
-    """What leaves this host, and where it can go. `plan` looks and plans, `run` moves."""
+    """What leaves this host, and where it can go. `plan` looks and plans, `run` moves.
 
-    def __init__(self, wish: Wish, settings: Settings) -> None:
-        make_state_dirs()
+    `dry`: nothing at all is changed, not even our folders are made.
+    """
+
+    def __init__(self, wish: Wish, settings: Settings, *, dry: bool = False) -> None:
+        if not dry:
+            make_state_dirs()
+        self._own_id = known_host_id if dry else host_id
         self._settings = settings
         self._docker = DockerHost()
         self._here: HostFacts = facts()
@@ -86,7 +91,7 @@ class Evacuation:
         there: list[Host] = []
         left_out: list[LeftOut] = []
         if candidates:
-            there, left_out = inventory.ask(hosts, self._here, host_id(), self.parallel)
+            there, left_out = inventory.ask(hosts, self._here, self._own_id, self.parallel)
         self._planner = Planner(
             self._here, there, candidates, immovable, split=self._settings.split
         )

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from migrate.agent_link import AgentLink
+from migrate.candidates import name_of
 from migrate.errors import BadPlan, CommandFailed
 from migrate.host_facts import HostFacts
 from migrate.messages import Offer, Survey
@@ -116,12 +117,16 @@ def _text(path: Path) -> str:
 
 
 def ask(
-    hosts: Sequence[str], here: HostFacts, own_id: str, parallel: int
+    hosts: Sequence[str], here: HostFacts, own_id: Callable[[], str], parallel: int
 ) -> tuple[list[Host], list[LeftOut]]:
-    """Ask all of them what they could take in; who does not answer, or cannot, is left out."""
+    """Ask all of them what they could take in; who does not answer, or cannot, is left out.
+
+    `own_id` gives this host's id; it is asked last, since this host may be among them, and makes
+    its id when it is asked.
+    """
     with ThreadPoolExecutor(min(AT_ONCE, max(1, len(hosts)))) as pool:
         answers = list(pool.map(lambda name: _ask(name, here, parallel), hosts))
-    return sort_out(answers, own_id)
+    return sort_out(answers, own_id())
 
 
 def sort_out(
@@ -143,6 +148,20 @@ def sort_out(
             seen[answer.host_id] = answer.name
             hosts.append(answer)
     return hosts, left_out
+
+
+def containers_at(name: str) -> dict[str, bool]:
+    """The names of the containers at a host, and whether each runs; changes nothing there.
+
+    Raises what connecting raises, and DockerUnavailable.
+    """
+    with AgentLink(name) as link:
+        link.greet()
+        offer = call(link.channel, Survey(), Offer, ANSWER)
+    return {
+        name_of(item): item.get("State") in ("running", "paused", "restarting")
+        for item in offer.view.containers
+    }  # fmt: skip
 
 
 def _ask(name: str, here: HostFacts, parallel: int) -> Host | LeftOut:

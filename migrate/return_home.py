@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from migrate.candidates import name_of
 from migrate.docker_host import DockerHost
-from migrate.errors import ContainerNotFound, NotAllMoved
+from migrate.errors import ContainerNotFound, ContainerNotRunning, NameTaken, NotAllMoved
 from migrate.evacuate import MOST, PER_MIGRATION, Settings
 from migrate.evacuated import Record, Records
 from migrate.fetch import PHASE, settle
 from migrate.host_facts import facts
 from migrate.host_findings import findings
-from migrate.host_setup import make_state_dirs
+from migrate.inventory import containers_at
 from migrate.plan import LeftOut, Move, Plan, Stay, in_order, without_circles
 from migrate.progress_many import Quiet
 from migrate.run_report import RunReport, of_jobs
@@ -87,9 +87,8 @@ class Homecoming(Schedule):
         )
 
 
-def ready_here() -> None:
+def refuse_unfit() -> None:
     """Raise the first reason why this host cannot take a container in."""
-    make_state_dirs()
     for finding in findings(facts()):
         if not finding.ok:
             raise finding.failure()
@@ -108,7 +107,43 @@ def plan(records: Sequence[Record]) -> Plan:
     hosts = sorted({record.host for record in records})
     with ThreadPoolExecutor(max(1, len(hosts))) as pool:
         failures = dict(zip(hosts, pool.map(_settled, hosts), strict=True))
-    lost = {host: failure for host, failure in failures.items() if failure}
+    return _plan(records, {host: failure for host, failure in failures.items() if failure}, [])
+
+
+def foresee(records: Sequence[Record], here: Collection[str]) -> Plan:
+    """The same plan, but only looked at: nothing is settled, here or anywhere. What a host does not
+    have, or does not run, stays. `here`: the names of those that run here."""
+    hosts = sorted({record.host for record in records})
+    with ThreadPoolExecutor(max(1, len(hosts))) as pool:
+        found = dict(zip(hosts, pool.map(_seen, hosts), strict=True))
+    there = {host: seen for host, seen in found.items() if not isinstance(seen, Failure)}
+    lost = {host: seen for host, seen in found.items() if isinstance(seen, Failure)}
+    stays = [
+        stay for record in records if record.host in there
+        if (stay := hindrance(record, there[record.host], here))
+    ]  # fmt: skip
+    return _plan(records, lost, stays)
+
+
+def hindrance(
+    record: Record, there: Mapping[str, bool], here: Collection[str]
+) -> Stay | None:  # fmt: skip
+    """Why that container will not come. `there`: its host's containers, and whether each runs."""
+    name, host = record.name, record.host
+    if name not in there:
+        if name in here:
+            return Stay(name, f"it runs here, and {host} has none of that name", "", gone=True)
+        return Stay(name, f"{host} has no such container any more", ContainerNotFound.__name__)
+    if not there[name]:
+        return Stay(name, f"it does not run at {host}", ContainerNotRunning.__name__)
+    if name in here:
+        return Stay(name, f"it runs at {host}, and one of its name here", NameTaken.__name__)
+    return None
+
+
+def _plan(records: Sequence[Record], lost: Mapping[str, Failure], hindered: Sequence[Stay]) -> Plan:
+    """Who comes of those records, without the hosts that are lost and those that are hindered."""
+    out_of = {stay.name for stay in hindered}
     names = {record.name for record in records}
     moves = [
         Move(
@@ -116,9 +151,9 @@ def plan(records: Sequence[Record]) -> Plan:
             after=tuple(name for name in record.after if name in names),
             project=record.project, size=record.size,
         )
-        for record in records if record.host not in lost
+        for record in records if record.host not in lost and record.name not in out_of
     ]  # fmt: skip
-    stays = [
+    stays = [*hindered] + [
         Stay(
             record.name, f"{record.host}: {failure.message}", failure.code, failure.remedy
         )
@@ -126,7 +161,7 @@ def plan(records: Sequence[Record]) -> Plan:
     ]  # fmt: skip
     left_out = [LeftOut(host, failure.message, failure.remedy) for host, failure in lost.items()]
     straight, circular = without_circles(in_order(moves))
-    missing = {stay.name for stay in stays}
+    missing = {stay.name for stay in stays if not stay.gone}
     coming = []
     for move in straight:  # each after what it depends on
         if needed := next((name for name in move.after if name in missing), None):
@@ -140,6 +175,13 @@ def plan(records: Sequence[Record]) -> Plan:
         for name in circular
     ]
     return Plan(tuple(coming), tuple(stays), tuple(left_out), tuple(notes))
+
+
+def _seen(host: str) -> dict[str, bool] | Failure:
+    try:
+        return containers_at(host)
+    except Failure as failure:
+        return failure
 
 
 def _settled(host: str) -> Failure | None:

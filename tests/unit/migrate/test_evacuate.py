@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate import command_evacuate, evacuate, return_home
+from migrate import command_evacuate, evacuate, host_setup, inventory, metrics, return_home
+from migrate.candidates import Wish
 from migrate.cli import parser
 from migrate.command_evacuate import run_of, show
 from migrate.errors import OtherRun
@@ -23,7 +24,7 @@ from migrate.plan import Move, Plan
 from migrate.return_home import Homecoming
 from migrate.run_report import of_jobs, of_plan
 from migrate.schedule import FAILED, GONE, LEFT, MOVED, UNSURE, Job, Result
-from tests.unit.migrate.fleet import MIB, candidate
+from tests.unit.migrate.fleet import FACTS, MIB, candidate
 from transport.bucket import LEAST, RateLimit
 from transport.errors import HostUnreachable
 
@@ -270,6 +271,87 @@ def test_a_circle_in_the_records_holds_nothing_up(
     assert begun == len(after)
     (note,) = made.notes
     assert "depends on what depends on it" in note
+
+
+# -- nothing but looks ----------------------------------------------------------------------------
+
+
+def forbidden(*_: object, **__: object) -> Any:
+    raise AssertionError("this changes something")
+
+
+def files_below(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*") if path.is_file()
+    }  # fmt: skip
+
+
+def test_a_dry_return_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = Records(tmp_path)
+    for name in ("web", "moved-on", "ended", "here", "taken"):
+        records.write(Record(name, "b", 1.0, sure=True))
+    records.write(Record("needs", "b", 1.0, after=("ended",)))
+    records.write(Record("lost", "dead", 1.0))
+    (tmp_path / "half.json").write_text("{")
+    before = files_below(tmp_path)
+
+    def containers_at(host: str) -> dict[str, bool]:
+        if host == "dead":
+            raise HostUnreachable("nothing answers")
+        return {"web": True, "ended": False, "taken": True, "needs": True}
+
+    for place, name in (
+        (return_home, "settle"), (command_evacuate, "make_state_dirs"),
+        (command_evacuate, "only_run"), (metrics, "note"),
+    ):  # fmt: skip
+        monkeypatch.setattr(place, name, forbidden)
+    monkeypatch.setattr(return_home, "containers_at", containers_at)
+    monkeypatch.setattr(return_home, "refuse_unfit", lambda: None)
+    monkeypatch.setattr(return_home, "running_here", lambda docker: {"here", "taken"})
+    monkeypatch.setattr(command_evacuate, "DockerHost", lambda: None)
+    monkeypatch.setattr(command_evacuate, "Records", lambda: records)
+    words = ["return", "--dry-run", "--json", "--metrics", str(tmp_path / "m.prom")]
+    assert command_evacuate.come_back(parser().parse_args(words)) == 80
+    assert files_below(tmp_path) == before
+    report = json.loads(capsys.readouterr().out)
+    found = {one["container"]: (one["outcome"], one["error"]) for one in report["containers"]}
+    assert found == {
+        "web": ("planned", ""), "moved-on": ("stays", "ContainerNotFound"),
+        "ended": ("stays", "ContainerNotRunning"), "here": ("gone", ""),
+        "taken": ("stays", "NameTaken"), "lost": ("stays", "HostUnreachable"),
+        "needs": ("stays", "NotAllMoved"),
+    }  # fmt: skip
+    assert "half.json" in report["notes"][0]
+
+
+def test_a_dry_evacuation_makes_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evacuate, "DockerHost", Docker)
+    monkeypatch.setattr(evacuate, "facts", lambda: FACTS)
+    monkeypatch.setattr(evacuate, "make_state_dirs", forbidden)
+    monkeypatch.setattr(evacuate, "look_at", lambda *_: ([candidate("here")], []))
+    monkeypatch.setattr(evacuate, "fitting_parallel", lambda *_: 1)
+    asked: list[Any] = []
+
+    def ask(hosts: list[str], here: Any, own_id: Any, parallel: int) -> Any:
+        asked.append(own_id)
+        return [], []
+
+    monkeypatch.setattr(inventory, "ask", ask)
+    evacuate.Evacuation(Wish(), Settings(), dry=True).plan(["b"])
+    assert asked == [host_setup.known_host_id]
+    with pytest.raises(AssertionError):
+        evacuate.Evacuation(Wish(), Settings())
+
+
+def test_an_id_that_is_only_looked_up_is_not_made(tmp_path: Path) -> None:
+    places = host_setup.Places(state=tmp_path)
+    assert host_setup.known_host_id(places) == ""
+    assert list(tmp_path.iterdir()) == []
+    assert host_setup.known_host_id(places) != host_setup.host_id(places)
+    assert host_setup.known_host_id(places) == host_setup.host_id(places)
 
 
 # -- what is said ---------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def links(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_hosts_are_asked_and_the_others_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     here: Any = fit_facts()
     with links(monkeypatch):
-        hosts, left_out = ask(["good", "dead", "unfit", "probe"], here, "id-here", 3)
+        hosts, left_out = ask(["good", "dead", "unfit", "probe"], here, lambda: "id-here", 3)
     (good,) = hosts
     assert (good.name, good.load, good.parallel, good.skew) == ("good", 1.5, 3, 2.0)
     assert good.view.cpus == 3
@@ -190,3 +190,16 @@ def test_hosts_are_asked_and_the_others_say_why(monkeypatch: pytest.MonkeyPatch)
     assert reasons["dead"] == "nothing answers at dead"
     assert "at the destination" in reasons["unfit"]
     assert "no sockets" in reasons["probe"]
+
+
+def test_the_containers_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [
+        {"Id": "1", "Names": ["/web"], "State": "running"},
+        {"Id": "2", "Names": ["/old"], "State": "exited"},
+    ]
+    offer = Offer(DestinationView(containers=tuple(listed)), (), 0.0, "")
+    monkeypatch.setattr(inventory, "AgentLink", Link)
+    monkeypatch.setattr(inventory, "call", lambda *_: offer)
+    assert inventory.containers_at("b") == {"web": True, "old": False}
+    with pytest.raises(HostUnreachable):
+        inventory.containers_at("dead")
