@@ -23,15 +23,21 @@ from migrate.runner import Runner
 from migrate.schedule import FAILED, GONE, LEFT, MOVED, Job, Result, Schedule
 from transport.bucket import LEAST, RateLimit
 from transport.errors import Failure
+from transport.target import parse_target, same_host
 
 ACTION = "return"
 
 
 def wanted(records: Sequence[Record], names: Sequence[str], host: str) -> list[Record]:
-    """The records that are meant: all, or those of these names and that host."""
+    """The records that are meant: all, or those of these names and that host, with whatever user.
+
+    Raises BadTarget when `host` is none.
+    """
+    if host:
+        parse_target(host)
     return [
         record for record in records
-        if (not names or record.name in names) and (not host or record.host == host)
+        if (not names or record.name in names) and (not host or same_host(record.host, host))
     ]  # fmt: skip
 
 

@@ -26,7 +26,7 @@ from migrate.run_report import of_jobs, of_plan
 from migrate.schedule import FAILED, GONE, LEFT, MOVED, UNSURE, Job, Result
 from tests.unit.migrate.fleet import FACTS, MIB, candidate
 from transport.bucket import LEAST, RateLimit
-from transport.errors import HostUnreachable
+from transport.errors import BadTarget, HostUnreachable
 
 
 def job(name: str = "web", state: str = "running", result: Result | None = None) -> Job:
@@ -173,6 +173,20 @@ def test_which_are_meant() -> None:
     assert return_home.wanted(records, [], "") == records
     assert [r.name for r in return_home.wanted(records, [], "x")] == ["a", "c"]
     assert [r.name for r in return_home.wanted(records, ["b", "c"], "x")] == ["c"]
+
+
+@pytest.mark.parametrize("host", ["b", "root@b", "me@b", "b:22", "root@b:22", "B"])
+def test_a_host_is_meant_however_it_is_spelled(host: str) -> None:
+    records = [
+        Record("a", "b", 1.0), Record("b", "root@b", 1.0), Record("c", "b:22", 1.0),
+        Record("d", "b:2222", 1.0), Record("e", "c", 1.0), Record("f", "-x", 1.0),
+    ]  # fmt: skip
+    assert [r.name for r in return_home.wanted(records, [], host)] == ["a", "b", "c"]
+
+
+def test_what_is_no_host_is_refused() -> None:
+    with pytest.raises(BadTarget):
+        return_home.wanted([Record("f", "-x", 1.0)], [], "-x")
 
 
 class Docker:
