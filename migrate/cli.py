@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 
 from migrate import __version__, arguments
-from migrate.errors import HostUnfit
+from migrate.errors import BUG, HostUnfit
 from transport.errors import Failure
 
 COMMANDS = (
@@ -36,7 +36,6 @@ migrate version
 HOST is [user@]host[:port] or an alias of ~/.ssh/config. `move` is only needed for a container that
 is named like a command. Exit codes: see the README."""
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-BUG = 70  # sysexits.h: EX_SOFTWARE
 
 
 def parser() -> argparse.ArgumentParser:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from migrate import arguments, inventory, metrics, return_home
 from migrate.candidates import Wish
 from migrate.docker_host import DockerHost
+from migrate.errors import BUG, Interrupted
 from migrate.evacuate import Evacuation, Settings, dry_run, only_run
 from migrate.evacuated import Records
 from migrate.fetch import Wanted, fetch
@@ -24,6 +26,15 @@ from transport.errors import Failure
 
 def evacuate(given: argparse.Namespace) -> int:
     """Empty this host; the exit code is that of the report."""
+    return _noting_failure(given, "evacuate", _evacuate)
+
+
+def come_back(given: argparse.Namespace) -> int:
+    """Bring back what was evacuated from here; the exit code is that of the report."""
+    return _noting_failure(given, return_home.ACTION, _come_back)
+
+
+def _evacuate(given: argparse.Namespace) -> int:
     began = time.monotonic()
     hosts, nonsense = inventory.names(given.hosts, given.inventory)
     wish = Wish(
@@ -48,8 +59,7 @@ def _plan(evacuation: Evacuation, hosts: list[str], nonsense: list[LeftOut]) -> 
     return with_left_out(plan, [*nonsense, *plan.left_out])
 
 
-def come_back(given: argparse.Namespace) -> int:
-    """Bring back what was evacuated from here; the exit code is that of the report."""
+def _come_back(given: argparse.Namespace) -> int:
     began = time.monotonic()
     records = Records()
     if given.dry_run:
@@ -102,13 +112,38 @@ def _finish(given: argparse.Namespace, report: RunReport, began: float) -> int:
     """Say what there is to say, and note it in the metrics; gives the exit code."""
     report.seconds = time.monotonic() - began
     show(given, report)
-    if given.metrics and not given.dry_run:
-        try:
-            metrics.note(Path(given.metrics), report.action, run_of(report))
-        except Failure as failure:  # the containers are more important than the figures
-            print(f"migrate: {failure.message}\n  {failure.remedy}", file=sys.stderr)
-            return report.exit_code or failure.exit_code
-    return report.exit_code
+    unnoted = _note(given, report.action, run_of(report))
+    return report.exit_code or unnoted
+
+
+def _note(given: argparse.Namespace, action: str, run: metrics.Run) -> int:
+    """Note a run in the metrics, if there are any; 0, or the exit code of why it cannot be."""
+    if not given.metrics or given.dry_run:
+        return 0
+    try:
+        metrics.note(Path(given.metrics), action, run)
+    except Failure as failure:  # the containers are more important than the figures
+        print(f"migrate: {failure.message}\n  {failure.remedy}", file=sys.stderr)
+        return failure.exit_code
+    return 0
+
+
+def _noting_failure(
+    given: argparse.Namespace, action: str, run: Callable[[argparse.Namespace], int]
+) -> int:
+    """Run it; one that fails as a whole is in the metrics, too, else nobody would be alarmed."""
+    began = time.monotonic()
+    try:
+        return run(given)
+    except BaseException as why:
+        code = why.exit_code if isinstance(why, Failure) else BUG
+        if isinstance(why, KeyboardInterrupt):
+            code = Interrupted.exit_code
+        _note(given, action, metrics.Run(
+            outcomes={}, sent=0, downtimes=[], seconds=time.monotonic() - began,
+            exit_code=code, success=False, now=time.time(),
+        ))  # fmt: skip
+        raise
 
 
 def show(given: argparse.Namespace, report: RunReport) -> None:

@@ -17,8 +17,8 @@ import migrate
 import migrate.errors
 import transport.errors
 from migrate import cli
-from migrate.cli import BUG, COMMANDS, main, parser, with_command, with_sbin
-from migrate.errors import DumpFailed, Interrupted
+from migrate.cli import COMMANDS, main, parser, with_command, with_sbin
+from migrate.errors import BUG, DumpFailed, Interrupted
 from transport.errors import Failure
 
 

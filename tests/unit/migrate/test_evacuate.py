@@ -17,7 +17,7 @@ from migrate import command_evacuate, evacuate, host_setup, inventory, metrics, 
 from migrate.candidates import Wish
 from migrate.cli import parser
 from migrate.command_evacuate import run_of, show
-from migrate.errors import OtherRun
+from migrate.errors import BadPlan, DockerUnavailable, OtherRun
 from migrate.evacuate import MOST, Settings, fitting_parallel, move_words, only_run
 from migrate.evacuated import Record, Records
 from migrate.plan import Move, Plan
@@ -429,6 +429,43 @@ def test_metrics_that_cannot_be_written_do_not_hide_the_rest(
     assert "metrics" in capsys.readouterr().err
     report = of_jobs("evacuate", Plan((), ()), [job(state=FAILED, result=Result(42))], 1.0)
     assert command_evacuate._finish(given, report, 0.0) == 80
+
+
+@pytest.mark.parametrize("action", ["evacuate", "return"])
+@pytest.mark.parametrize(
+    ("why", "code"),
+    [
+        (OtherRun("another runs"), 83), (BadPlan("no host"), 82), (DockerUnavailable("no"), 33),
+        (ZeroDivisionError("a bug"), 70), (KeyboardInterrupt(), 130),
+    ],
+)  # fmt: skip
+def test_a_run_that_fails_as_a_whole_is_in_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, why: BaseException, code: int
+) -> None:
+    path = tmp_path / "m.prom"
+    good = of_jobs(action, Plan((), ()), [job(state=MOVED, result=GOOD)], 1.0)
+    metrics.note(path, action, run_of(good))
+    before = metrics.read(path, action)
+
+    def fails() -> Any:
+        raise why
+
+    monkeypatch.setattr(command_evacuate, "only_run", fails)
+    monkeypatch.setattr(command_evacuate, "DockerHost", fails)
+    command = command_evacuate.evacuate if action == "evacuate" else command_evacuate.come_back
+    words = [action, *["b"] * (action == "evacuate"), "--metrics", str(path)]
+    with pytest.raises(type(why)):
+        command(parser().parse_args(words))
+    after = metrics.read(path, action)
+    assert (after.exit_code, after.succeeded, before.succeeded) == (code, 0.0, 1.0)
+    assert (after.success, after.outcomes) == (before.success, before.outcomes)
+    assert after.run >= before.run
+    path.unlink()
+    monkeypatch.setattr(command_evacuate, "Evacuation", lambda *_, **__: fails())
+    monkeypatch.setattr(command_evacuate, "Records", fails)
+    with pytest.raises(type(why)):
+        command(parser().parse_args([*words, "--dry-run"]))
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from migrate import metrics
 from migrate.errors import CommandFailed
 from migrate.metrics import BUCKETS, OUTCOMES, Run, Totals, add, note, read, write
 
@@ -62,10 +65,12 @@ def a_run(**more: object) -> Run:
 def test_a_failed_run_does_not_touch_the_last_success(tmp_path: Path) -> None:
     path = tmp_path / "m.prom"
     note(path, "evacuate", a_run())
+    assert samples(path)["migrate_evacuate_last_run_success"] == 1.0
     note(path, "evacuate", a_run(success=False, exit_code=80, now=200.0))
     found = samples(path)
     assert found["migrate_evacuate_last_success_timestamp_seconds"] == 100.0
     assert found["migrate_evacuate_last_run_timestamp_seconds"] == 200.0
+    assert found["migrate_evacuate_last_run_success"] == 0.0
     assert found["migrate_evacuate_containers_total{outcome=moved}"] == 4.0
     assert found["migrate_evacuate_downtime_seconds_bucket{le=0.3}"] == 4.0
     assert found["migrate_evacuate_downtime_seconds_bucket{le=0.2}"] == 0.0
@@ -128,3 +133,22 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         note(path, "evacuate", a_run())
     assert path.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["m.prom"]
+
+
+def test_two_that_end_at_once_both_count(tmp_path: Path) -> None:
+    path = tmp_path / "m.prom"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: note(path, "evacuate", a_run()), range(24)))
+    assert samples(path)["migrate_evacuate_containers_total{outcome=moved}"] == 48.0
+    assert [one.name for one in tmp_path.iterdir()] == ["m.prom"]
+
+
+def test_a_lock_of_somebody_else_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "PATIENCE", 0.1)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    note(tmp_path / "m.prom", "evacuate", a_run())
+    assert samples(tmp_path / "m.prom")
+    os.close(folder)
