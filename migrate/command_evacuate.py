@@ -36,22 +36,23 @@ def come_back(given: argparse.Namespace) -> int:
 
 def _evacuate(given: argparse.Namespace) -> int:
     began = time.monotonic()
+    records = Records()
     hosts, nonsense = inventory.names(given.hosts, given.inventory)
     wish = Wish(
         tuple(given.name), tuple(given.label), tuple(given.project), tuple(given.exclude)
     )  # fmt: skip
     if given.dry_run:
-        evacuation = Evacuation(wish, _settings(given), dry=True)
+        evacuation = Evacuation(wish, _settings(given), records.all(), dry=True)
         return _finish(given, dry_run(_plan(evacuation, hosts, nonsense)), began)
     with only_run() as lock:
-        evacuation = Evacuation(wish, _settings(given))
+        evacuation = Evacuation(wish, _settings(given), records.all())
         plan = _plan(evacuation, hosts, nonsense)
         if given.verbose and not given.json and plan.moves:
             print(dry_run(plan).text(), file=sys.stderr)
         if not plan.moves:
             return _finish(given, of_jobs("evacuate", plan, [], 0.0), began)
         shown = display("to", verbose=given.verbose)
-        return _finish(given, evacuation.run(plan, lock, shown, Records()), began)
+        return _finish(given, evacuation.run(plan, lock, shown, records), began)
 
 
 def _plan(evacuation: Evacuation, hosts: list[str], nonsense: list[LeftOut]) -> Plan:

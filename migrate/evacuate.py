@@ -25,6 +25,7 @@ from migrate.runner import Runner
 from migrate.schedule import FAILED, GONE, LEFT, MOVED, Job, Schedule
 from transport.bucket import RateLimit
 from transport.errors import Failure
+from transport.target import same_host
 
 RUN = Path("/run/migrate")
 MOST = 4  # migrations at once, unless told otherwise: more only wait for each other
@@ -63,14 +64,18 @@ def only_run(directory: Path = RUN) -> Iterator[int]:
 class Evacuation:
     """What leaves this host, and where it can go. `plan` looks and plans, `run` moves.
 
-    `dry`: nothing at all is changed, not even our folders are made.
+    `before`: the records of earlier runs; `dry`: nothing at all is changed, not even our folders
+    are made.
     """
 
-    def __init__(self, wish: Wish, settings: Settings, *, dry: bool = False) -> None:
+    def __init__(
+        self, wish: Wish, settings: Settings, before: Sequence[Record] = (), *, dry: bool = False
+    ) -> None:  # fmt: skip
         if not dry:
             make_state_dirs()
         self._own_id = known_host_id if dry else host_id
         self._settings = settings
+        self._before = before
         self._docker = DockerHost()
         self._here: HostFacts = facts()
         self._names = choose(self._docker.containers(), wish)
@@ -93,8 +98,9 @@ class Evacuation:
         if candidates:
             there, left_out = inventory.ask(hosts, self._here, self._own_id, self.parallel)
         self._planner = Planner(
-            self._here, there, candidates, immovable, split=self._settings.split
-        )
+            self._here, there, candidates, immovable, split=self._settings.split,
+            before=went_to(self._before, [host.name for host in there]),
+        )  # fmt: skip
         return with_left_out(self._planner.plan(), left_out)
 
     def run(self, plan: Plan, lock: int, shown: Quiet, records: Records) -> RunReport:
@@ -120,6 +126,16 @@ class Evacuation:
         runner.run()
         seconds = time.monotonic() - began
         return of_jobs("evacuate", plan, [*schedule.jobs.values()], seconds, runner.interrupted)
+
+
+def went_to(records: Sequence[Record], hosts: Sequence[str]) -> dict[str, set[str]]:
+    """For each compose project, to which of these hosts containers of it went, by the records."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        if record.project:
+            names = {host for host in hosts if same_host(host, record.host)}
+            found.setdefault(record.project, set()).update(names)
+    return found
 
 
 def fitting_parallel(

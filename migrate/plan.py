@@ -80,13 +80,16 @@ class Planner:
     def __init__(
         self, source: HostFacts, hosts: Sequence[Host], candidates: Sequence[Candidate],
         immovable: Sequence[Immovable] = (), *, split: bool = False,
+        before: Mapping[str, Collection[str]] | None = None,
     ) -> None:  # fmt: skip
+        """`before`: for each project, the hosts that others of it went to in earlier runs."""
         self._source = source
         self._hosts = {host.name: host for host in hosts}
         self._empty: dict[str, DestinationView] = {host.name: host.view for host in hosts}
         self._candidates = {one.name: one for one in candidates}
         self._immovable = sorted(immovable, key=lambda one: one.name)
         self._split = split
+        self._before = {} if split else dict(before or {})
 
     def plan(self) -> Plan:
         """Place everything."""
@@ -103,7 +106,7 @@ class Planner:
                 why = f"its project {project} stays together, and {held[project]} cannot move"
                 stays += [Stay(one.name, why, "Unsupported", "--split") for one in group]
                 continue
-            placed, refused = self.place([one.name for one in group])
+            placed, refused = self._with_the_others([one.name for one in group], project)
             if placed:
                 moves.update((move.name, move) for move in placed)
             else:
@@ -112,6 +115,20 @@ class Planner:
         return Plan(
             tuple(in_order(moves.values())), tuple(sorted(stays, key=lambda stay: stay.name))
         )
+
+    def _with_the_others(
+        self, names: Sequence[str], project: str
+    ) -> tuple[list[Move], dict[str, str]]:
+        """Place them where others of their project went before, else wherever they can go."""
+        there = sorted(set(self._before.get(project, ())) & set(self._hosts))
+        if not there:
+            return self.place(names)
+        placed, refused = self.place(names, among=there)
+        why = "others of its project are there"
+        if not placed:
+            placed, refused = self.place(names)
+            why = f"others of its project are on {', '.join(there)}, where it does not fit"
+        return [replace(move, why=f"{why}, {move.why}") for move in placed], refused
 
     def place(
         self, names: Sequence[str], *, among: Collection[str] | None = None,

@@ -341,6 +341,14 @@ def test_a_dry_return_changes_nothing(
     assert "half.json" in report["notes"][0]
 
 
+def test_where_projects_went_before() -> None:
+    records = [
+        Record("db", "root@b", 1.0, project="shop"), Record("web", "c", 1.0, project="shop"),
+        Record("x", "gone", 1.0, project="blog"), Record("y", "b", 1.0),
+    ]  # fmt: skip
+    assert evacuate.went_to(records, ["b:22", "c", "d"]) == {"shop": {"b:22", "c"}, "blog": set()}
+
+
 def test_a_dry_evacuation_makes_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evacuate, "DockerHost", Docker)
     monkeypatch.setattr(evacuate, "facts", lambda: FACTS)

@@ -248,6 +248,46 @@ def test_any_dependencies_come_to_an_order(wanted: dict[str, tuple[list[str], in
             assert one.after == tuple(wanted[one.name][0])
 
 
+def rest_of_shop() -> list[Candidate]:
+    return [candidate("web", project="p", memory=50), candidate("alone", memory=10)]
+
+
+def test_the_rest_of_a_project_follows_those_that_went_before() -> None:
+    hosts = [host("x", memory=900), host("y", memory=200)]
+    made = Planner(FACTS, hosts, rest_of_shop(), before={"p": {"y", "nowhere"}}).plan()
+    assert where(made) == {"web": "y", "alone": "x"}
+    assert {m.name: m.why for m in made.moves}["web"].startswith("others of its project are there,")
+    assert "project" not in {m.name: m.why for m in made.moves}["alone"]
+    assert where(plan(hosts, rest_of_shop()))["web"] == "x"
+
+
+def test_where_it_does_not_fit_it_goes_elsewhere_and_says_so() -> None:
+    hosts = [host("x", memory=900), host("y", memory=20)]
+    made = Planner(FACTS, hosts, rest_of_shop(), before={"p": {"y"}}).plan()
+    (web,) = [move for move in made.moves if move.name == "web"]
+    assert web.host == "x"
+    assert web.why.startswith("others of its project are on y, where it does not fit, ")
+    assert "memory" in web.refused["y"]
+
+
+def test_split_does_not_ask_where_the_others_are() -> None:
+    hosts = [host("x", memory=900), host("y", memory=200)]
+    made = Planner(FACTS, hosts, rest_of_shop(), split=True, before={"p": {"y"}}).plan()
+    assert where(made)["web"] == "x"
+
+
+@SMALLER
+@given(fleet.hosts(), fleet.candidates(), st.sets(st.sampled_from(["h0", "h1", "h7"])))
+def test_a_wish_costs_nobody_a_place(
+    hosts: list[Host], containers: list[Candidate], before: set[str]
+) -> None:
+    made = Planner(FACTS, hosts, containers, before={"shop": before}).plan()
+    for move in made.moves:
+        if move.project == "shop" and move.host not in before & {one.name for one in hosts}:
+            assert "are there" not in move.why
+    assert len(made.moves) + len(made.stays) == len(containers)
+
+
 def test_one_that_has_gone_holds_nobody_back() -> None:
     """It is reported, as gone; its project moves without it."""
     gone = Immovable("old", ContainerNotFound("`old` was removed meanwhile"), "p", gone=True)
