@@ -109,7 +109,7 @@ class Evacuation:
         planner = self._planner
         began = time.monotonic()
         limit = RUN / "evacuate.limit"
-        limit.unlink(missing_ok=True)
+        limit.unlink(missing_ok=True)  # what an earlier run has left unpaid is forgotten
 
         def place(
             names: Sequence[str], among: Collection[str] | None, without: Collection[str]
@@ -154,10 +154,12 @@ def fitting_parallel(
 
 
 def move_words(job: Job, settings: Settings, limit: Path) -> list[str]:
-    """The call of `migrate` for a job; all share one limit through its file."""
+    """The call of `migrate` for a job; all share one limit through its file: the one that was given
+    with it, which others outside this run may share, or else `limit`."""
     words = ["move", job.name, job.move.host, "--tcp", settings.tcp, *settings.words]
     if settings.bwlimit:
-        words += ["--bwlimit", str(RateLimit(settings.bwlimit.rate, str(limit)))]
+        file = settings.bwlimit.file or str(limit)
+        words += ["--bwlimit", str(RateLimit(settings.bwlimit.rate, file))]
     return words
 
 

@@ -69,13 +69,12 @@ def given_of(words: list[str]) -> argparse.Namespace:
     return parser().parse_args([*words, "--json", "--progress-json"])
 
 
-def test_all_migrations_of_a_run_share_its_limit() -> None:
-    settings = Settings(
-        bwlimit=RateLimit(1 << 20, "/ignored"), tcp="close", words=("--max-freeze=5",)
-    )
+@pytest.mark.parametrize(("file", "shared"), [("", "/run/limit"), ("/run/mine", "/run/mine")])
+def test_all_migrations_of_a_run_share_its_limit(file: str, shared: str) -> None:
+    settings = Settings(bwlimit=RateLimit(1 << 20, file), tcp="close", words=("--max-freeze=5",))
     given = given_of(move_words(job(), settings, Path("/run/limit")))
     assert (given.command, given.container, given.host) == ("move", "web", "b")
-    assert given.bwlimit == RateLimit(1 << 20, "/run/limit")
+    assert given.bwlimit == RateLimit(1 << 20, shared)
     assert (given.tcp, given.max_freeze) == ("close", 5.0)
     assert given_of(move_words(job(), Settings(), Path("/x"))).bwlimit is None
 
