@@ -66,6 +66,25 @@ def choose(listed: Sequence[Mapping[str, Any]], wish: Wish) -> list[str]:
     )  # fmt: skip
 
 
+def unmatched(listed: Sequence[Mapping[str, Any]], wish: Wish) -> list[str]:
+    """A sentence about each option of the wish that no running container matches, or about all of
+    them together when each has its own; `listed` as in `choose`."""
+    kinds = {
+        "--name": [(one, Wish(names=(one,))) for one in wish.names],
+        "--label": [(one, Wish(labels=(one,))) for one in wish.labels],
+        "--project": [(one, Wish(projects=(one,))) for one in wish.projects],
+    }
+    said = [
+        f"no running container matches {option} {value}"
+        for option, wishes in kinds.items() for value, alone in wishes if not choose(listed, alone)
+    ]  # fmt: skip
+    given = [option for option, wishes in kinds.items() if wishes]
+    given += ["--exclude"] * bool(wish.exclude)
+    if not said and len(given) > 1 and not choose(listed, wish):
+        said.append(f"no running container is left by {', '.join(given)} together")
+    return said
+
+
 def name_of(item: Mapping[str, Any]) -> str:
     """A container's own name; those with a second slash are links seen from others."""
     names = [str(name).removeprefix("/") for name in item.get("Names") or ()]

@@ -57,7 +57,7 @@ def _evacuate(given: argparse.Namespace) -> int:
 
 def _plan(evacuation: Evacuation, hosts: list[str], nonsense: list[LeftOut]) -> Plan:
     plan = Plan((), ()) if evacuation.nothing_to_do else evacuation.plan(hosts)
-    return with_left_out(plan, [*nonsense, *plan.left_out])
+    return with_notes(with_left_out(plan, [*nonsense, *plan.left_out]), evacuation.notes)
 
 
 def _come_back(given: argparse.Namespace) -> int:
@@ -70,17 +70,20 @@ def _come_back(given: argparse.Namespace) -> int:
         if meant:
             return_home.refuse_unfit()
             plan = return_home.foresee(meant, return_home.running_here(DockerHost()))
-        plan = with_notes(plan, broken)
+        plan = with_notes(
+            plan, broken + return_home.unmatched(found, given.containers, given.source or "")
+        )
         return _finish(given, of_plan(return_home.ACTION, plan), began)
     with only_run() as lock:
         found, broken = records.read()
         meant = return_home.wanted(found, given.containers, given.source or "")
+        notes = broken + return_home.unmatched(found, given.containers, given.source or "")
         if not meant:
-            nothing = with_notes(Plan((), ()), broken)
+            nothing = with_notes(Plan((), ()), notes)
             return _finish(given, of_plan(return_home.ACTION, nothing), began)
         make_state_dirs()
         return_home.refuse_unfit()
-        plan = with_notes(return_home.plan(meant), broken)
+        plan = with_notes(return_home.plan(meant), notes)
         if not plan.moves:
             return _finish(given, of_jobs(return_home.ACTION, plan, [], 0.0), began)
         shown = display("from", verbose=given.verbose)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrate import inventory
-from migrate.candidates import Wish, choose, look_at
+from migrate.candidates import Wish, choose, look_at, unmatched
 from migrate.docker_host import DockerHost
 from migrate.errors import OtherRun
 from migrate.evacuated import Record, Records
@@ -78,7 +78,9 @@ class Evacuation:
         self._before = before
         self._docker = DockerHost()
         self._here: HostFacts = facts()
-        self._names = choose(self._docker.containers(), wish)
+        listed = self._docker.containers()
+        self._names = choose(listed, wish)
+        self.notes = unmatched(listed, wish)
         self._planner: Planner | None = None
         self.parallel = settings.parallel
 

@@ -41,6 +41,20 @@ def wanted(records: Sequence[Record], names: Sequence[str], host: str) -> list[R
     ]  # fmt: skip
 
 
+def unmatched(records: Sequence[Record], names: Sequence[str], host: str) -> list[str]:
+    """A sentence about each name, and about a host, that `wanted` finds no record for."""
+    known = {record.name for record in records}
+    said = [
+        f"`{name}` was not evacuated from here, or has come back" for name in names
+        if name not in known
+    ]  # fmt: skip
+    if host and not wanted(records, (), host):
+        said.append(f"nothing that was evacuated from here is at {host}")
+    elif host and names and not said and not wanted(records, names, host):
+        said.append(f"none of these containers is at {host}")
+    return said
+
+
 def running_here(docker: DockerHost) -> set[str]:
     """The names of the containers that run on this host. Raises DockerUnavailable."""
     return {

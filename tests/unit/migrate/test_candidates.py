@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate import candidates
-from migrate.candidates import Wish, choose, cpu_ticks, dependencies, look_at, name_of
+from migrate.candidates import Wish, choose, cpu_ticks, dependencies, look_at, name_of, unmatched
 from migrate.errors import (
     ContainerNotFound,
     ContainerNotRunning,
@@ -56,6 +56,27 @@ ALL = [
 )
 def test_who_is_meant(wish: Wish, names: list[str]) -> None:
     assert choose(ALL, wish) == names
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        (Wish(), []), (Wish(names=("w*",)), []),
+        (Wish(names=("w*", "wbe*")), ["--name wbe*"]),
+        (Wish(names=("old",)), ["--name old"]),  # it does not run
+        (Wish(labels=("tier=fornt", "tier")), ["--label tier=fornt"]),
+        (Wish(projects=("shpo",), labels=("x",)), ["--label x", "--project shpo"]),
+        (Wish(projects=("shop",), names=("blog",)), ["left by --name, --project together"]),
+        (Wish(names=("w*",), exclude=("web",)), ["left by --name, --exclude together"]),
+        (Wish(exclude=("*",)), []), (Wish(projects=("shop",), names=("w*",)), []),
+    ],
+)  # fmt: skip
+def test_what_matches_nothing_is_said(wish: Wish, said: list[str]) -> None:
+    found = unmatched(ALL, wish)
+    assert len(found) == len(said)
+    for sentence, words in zip(found, said, strict=True):
+        assert sentence.startswith("no running container ")
+        assert sentence.endswith(words)
 
 
 @given(st.permutations(ALL))

@@ -174,6 +174,30 @@ def test_which_are_meant() -> None:
     assert [r.name for r in return_home.wanted(records, ["b", "c"], "x")] == ["c"]
 
 
+@pytest.mark.parametrize(
+    ("names", "host", "said"),
+    [
+        ([], "", []), (["a"], "", []), (["a", "nosuch"], "", ["`nosuch` was not evacuated"]),
+        ([], "z", ["nothing that was evacuated from here is at z"]),
+        (["b"], "root@x", ["none of these containers is at root@x"]), (["a"], "root@x", []),
+    ],
+)  # fmt: skip
+def test_what_has_no_record_is_said(names: list[str], host: str, said: list[str]) -> None:
+    found = return_home.unmatched([Record("a", "x", 1.0), Record("b", "y", 2.0)], names, host)
+    assert len(found) == len(said)
+    assert all(one.startswith(words) for one, words in zip(found, said, strict=True))
+
+
+def test_an_evacuation_says_which_selector_matches_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("DockerHost", Docker), ("facts", lambda: FACTS)):
+        monkeypatch.setattr(evacuate, name, value)
+    given = parser().parse_args(["evacuate", "b", "--name", "hree", "--dry-run"])
+    assert command_evacuate.evacuate(given) == 81
+    assert "migrate: no running container matches --name hree\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("host", ["b", "root@b", "me@b", "b:22", "root@b:22", "B"])
 def test_a_host_is_meant_however_it_is_spelled(host: str) -> None:
     records = [
