@@ -18,7 +18,8 @@ from collections.abc import Iterator
 
 from migrate import __version__, forward, frontend, frontend_store
 from migrate.destination import Destination
-from migrate.errors import AgentFailed, ProtocolMismatch
+from migrate.errors import AgentFailed, ProtocolMismatch, full_disk
+from migrate.freeze_turn import Slot
 from migrate.guard import Guard
 from migrate.host_facts import facts
 from migrate.host_setup import host_id, make_state_dirs
@@ -28,6 +29,7 @@ from migrate.messages import (
     AskCache,
     AskFrontends,
     AskOutcome,
+    AskTurn,
     Begin,
     CacheDigests,
     CloseFile,
@@ -56,6 +58,7 @@ from migrate.messages import (
     SwitchForward,
     SwitchFrontend,
     TakeAddresses,
+    TurnGiven,
 )
 from migrate.protocol import (
     FILE_PIECE,
@@ -75,6 +78,8 @@ from transport.channel import Channel
 from transport.errors import ConnectionLost, Failure, StreamCorrupt
 from transport.frames import Frame
 
+DESTINATION = "the destination"
+
 
 class Agent:
     """Serves one connection. `serve` gives the exit code."""
@@ -85,6 +90,7 @@ class Agent:
         self.guard: Guard | None = None
         self.facts = facts()
         self.destination = Destination(self.facts)
+        self.slot = Slot()
         self.greeted = False
         self.asked = ""  # the session of an `AskOutcome` that we own
         self.switch: frontend.Switch | None = None  # of front ends of this host
@@ -115,10 +121,11 @@ class Agent:
         except ConnectionLost:
             raise
         except Failure as failure:
-            self.fail(failure)
+            self.fail(full_disk(failure, DESTINATION) or failure)
         except Exception as bug:  # noqa: BLE001 - the source must be told whatever it is
             print(traceback.format_exc(), file=sys.stderr)
-            self.fail(AgentFailed(f"the destination's agent failed: {bug!r}"))
+            unforeseen = AgentFailed(f"the destination's agent failed: {bug!r}")
+            self.fail(full_disk(bug, DESTINATION) or unforeseen)
         return True
 
     def _content(self, frame: Frame) -> None:
@@ -183,6 +190,8 @@ class Agent:
                 for digests in self.destination.cache_digests():
                     send(self.channel, CacheDigests(digests=digests))
                 reply = CacheDigests(digests=b"")
+            case AskTurn():
+                reply = TurnGiven(ours=self.slot.take())
             case RootfsPass() | MemoryRound():
                 pass  # what came before it is done
             case MemoryObject() | DropObjects() | OpenFile() | CloseFile() | SmallFiles():
@@ -192,6 +201,7 @@ class Agent:
                 reply = self.destination.restore(message)
             case Commit():
                 send(self.channel, self.destination.commit())
+                self.slot.leave()
                 # `Done` follows when it is on the disk that the container is ours.
                 self.destination.settle()
             case Abandon():
@@ -276,6 +286,7 @@ class Agent:
 
     def _undo(self) -> None:
         self.destination.rollback()
+        self.slot.leave()
         self.dismiss_guard()
 
     def dismiss_guard(self) -> None:

@@ -8,15 +8,12 @@ frame from the new place is enough; all of them are said several times, since fr
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Sequence
 
 import msgspec
 
@@ -30,12 +27,10 @@ from migrate.neighbour_frames import (
     parse_arp,
     probe,
 )
+from migrate.netns import within
 from migrate.run import Waiting, run
 from migrate.same_l2 import Address
 
-T = TypeVar("T")
-
-CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 SIOCGIFADDR, SIOCGIFHWADDR = 0x8915, 0x8927  # include/uapi/linux/sockios.h
 AGAIN = (0.05, 0.2, 0.5, 1.0)  # seconds to the next time that it is said
 PATIENCE, INTERVAL, OTHERS = 2.0, 0.1, 0.2  # seconds: an answer, a question, a second answer
@@ -47,20 +42,6 @@ class Station(msgspec.Struct, frozen=True):
     name: str
     mac: str
     address: Address
-
-
-def within(pid: int, call: Callable[[], T]) -> T:
-    """Call something in the network namespace of a process: in a thread, which then ends. (Not
-    os.setns, which Python has from 3.12 on.) Raises OSError."""
-
-    def body() -> T:
-        with open(f"/proc/{pid}/ns/net") as namespace:
-            if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), "setns")
-        return call()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(body).result()
 
 
 def stations(pid: int, addresses: Sequence[Address]) -> tuple[Station, ...]:

@@ -51,6 +51,11 @@ def obstacles(
     ]
 
 
+def remaps_users(info: Mapping[str, Any]) -> bool:
+    """Whether that dockerd runs with userns-remap (`GET /info`, SecurityOptions "name=userns")."""
+    return any("name=userns" in str(option) for option in info.get("SecurityOptions") or ())
+
+
 def refuse(found: Sequence[Failure]) -> None:
     """Raise the first of the obstacles, saying how many others there are; none: do nothing."""
     if not found:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from migrate import announce, same_l2
-from migrate.container_spec import ContainerSpec, create_request
+from migrate.container_spec import ContainerSpec
+from migrate.create_container import create
 from migrate.criu_log import interesting_lines
 from migrate.criu_probe import probe
 from migrate.docker_host import DockerHost
-from migrate.errors import AgentFailed, PlacementFailed
+from migrate.errors import AgentFailed, Busy, PlacementFailed
 from migrate.held_restore import PENDING, HeldRestore
 from migrate.host_facts import HostFacts
 from migrate.host_setup import Places
@@ -29,31 +30,35 @@ from migrate.network_arrival import Arrival
 from migrate.networks import parse_api
 from migrate.page_batch import Buffer
 from migrate.page_cache import CachedPages, PageCache, cache_key
-from migrate.pairing import refuse_pair, refuse_probe
+from migrate.pairing import check_listeners, refuse_pair, refuse_probe
 from migrate.placement import Placement, find_image, place
 from migrate.preflight import check
 from migrate.protocol import SESSION, decode_items
 from migrate.rootfs_apply import Applier
 from migrate.rootfs_limits import kept_paths
 from migrate.runtime import RESTORE, RESTORE_UNPLUGGED
-from migrate.survey import look_around
+from migrate.survey import listeners, look_around
 from migrate.undo import (
     EndPending,
     RemoveContainer,
     RemoveImage,
     RemoveNetwork,
-    RemoveUnborn,
     RenameBack,
     Unmount,
+    shared_image,
+    shared_network,
 )
 from transport.errors import StreamCorrupt
 
 RUN = Path("/run/migrate")
-# moby, daemon/container_operations.go: "user specified IP address is supported only when connecting
-# to networks with user configured subnets". The inspect of a network does not tell.
-OWN_SUBNET = "user configured subnets"
 START_TIMEOUT = 60.0
 RESTORE_TIMEOUT = 300.0
+
+
+def relied_on(spec: ContainerSpec) -> tuple[str, ...]:
+    """What must stay on this host though another migration that made it is undone."""
+    networks = (shared_network(endpoint.network) for endpoint in spec.endpoints)
+    return (shared_image(spec.image.layers), *networks)
 
 
 class Destination:
@@ -93,6 +98,8 @@ class Destination:
         refuse_probe("" if probed.ok else probed.reason)
         view = look_around(self.docker)
         self.placement = self._fitted(place(message.spec, view, force=message.force), message)
+        self._refuse_arriving(self.placement.remove)
+        check_listeners(message.spec, listeners(Path("/proc/net")))
         skew = self.facts.wall_clock - message.source.wall_clock
         warnings = list(self.placement.warnings)
         problems = check(message.source, self.facts, message.spec, message.usage, clock_skew=skew)
@@ -104,12 +111,19 @@ class Destination:
         self.journal = Journal.create(
             Header(
                 message.session, "destination", message.spec.source_id, message.spec.name, peer,
-                time.time(), policy=message.spec.restart_policy,
+                time.time(), policy=message.spec.restart_policy, relies=relied_on(message.spec),
             )
         )  # fmt: skip
         self._image = self.placement.image.create_from
         save = self.placement.image.save if self.placement.image.send else ""
         return Welcome(save=save, warnings=tuple(warnings))
+
+    def _refuse_arriving(self, containers: Iterable[str]) -> None:
+        """What looks like a stopped container may be one that another migration holds until its
+        restore: --force is not for that."""
+        for container in containers:
+            if (PENDING / container).exists():
+                raise Busy("another migration is bringing a container of that name there")
 
     def _fitted(self, placement: Placement, message: Begin) -> Placement:
         """Networks that are to be made here are on this host's interfaces."""
@@ -160,7 +174,7 @@ class Destination:
         for network in self.placement.networks:
             journal.push(RemoveNetwork(network.name))
             self.docker.create_network(network)
-        self.container = self._create(begun, journal)
+        self.container = create(self.docker, journal, begun, self.placement, self._image)
         journal.push(EndPending(str(PENDING / self.container)))
         tcp = "tcp-established" if begun.tcp == "established" else "tcp-close"
         self._held = HeldRestore(
@@ -171,55 +185,6 @@ class Destination:
         rootfs = self._held.start(START_TIMEOUT)
         self._applier = Applier(Path(rootfs), keep=kept_paths(begun.spec))
         return Prepared(container=self.container, seconds=time.monotonic() - began)
-
-    def _create(self, begun: Begin, journal: Journal) -> str:
-        """Create the container without its restart policy: a failed restore must not be followed
-        by a fresh start."""
-        if not self._image:
-            raise PlacementFailed("the image is not here and was not sent")
-        try:
-            return self._create_as(begun.spec, begun, journal)
-        except PlacementFailed as refused:
-            if OWN_SUBNET not in refused.message:
-                raise
-            return self._create_as(self._without_wishes(begun, refused), begun, journal)
-
-    def _without_wishes(self, begun: Begin, refused: PlacementFailed) -> ContainerSpec:
-        """Docker gives a wished-for address only in networks of which a person chose the subnet.
-
-        Those that nothing uses are made anew, with the subnet that they have. In the others the
-        container takes what it gets, unless somebody is connected to its address.
-        """
-        assert self.placement
-        for network in begun.spec.networks:
-            if network.name in self.placement.renewable:
-                self.docker.remove_network(network.name)
-                self.docker.create_network(network)
-        used = {n.name for n in begun.spec.networks} - set(self.placement.renewable)
-        if used and begun.connections:
-            raise PlacementFailed(
-                f"{refused.message}; the network is in use there, and the container has "
-                f"{begun.connections} open TCP connections that need its address",
-                f"make the network {min(used)} there with --subnet, or give --tcp close",
-            )
-        endpoints = tuple(
-            msgspec.structs.replace(e, ipv4="", ipv6="", address_may_change=True)
-            if e.network in used else e
-            for e in begun.spec.endpoints
-        )  # fmt: skip
-        return msgspec.structs.replace(begun.spec, endpoints=endpoints)
-
-    def _create_as(self, spec: ContainerSpec, begun: Begin, journal: Journal) -> str:
-        request = create_request(spec, self.docker.api_version, self._image)
-        body = dict(request.body)
-        body["HostConfig"] = {**body["HostConfig"], "RestartPolicy": {"Name": "no"}}
-        unborn = journal.push(RemoveUnborn(begun.spec.name, time.time()))
-        container = self.docker.create_container(body, begun.spec.name)
-        journal.push(RemoveContainer(container))
-        journal.drop(unborn)
-        for network, endpoint in request.connect:
-            self.docker.connect_network(container, network, endpoint)
-        return container
 
     def cache_digests(self) -> Iterator[bytes]:
         """Digests of the pages that are kept here since this container left, some at a time."""

@@ -268,24 +268,49 @@ class DockerHost:
         return tuple(loaded)
 
     def volume_is_empty(self, name: str) -> bool:
-        """Whether a volume holds no file at all; only a local one can be looked into (else False).
+        """Whether a volume holds no file at all, as far as it can be looked into (else False).
 
         Raises `PlacementFailed` if there is none, `HostUnfit` if we may not read it.
         """
         with _mapped(f"inspect the volume `{name}`", PlacementFailed):
-            volume = self._client.inspect_volume(name)
-        if volume.get("Driver") != "local":
-            return False
-        try:
-            with os.scandir(str(volume["Mountpoint"])) as entries:
-                return next(entries, None) is None
-        except OSError as error:
-            raise HostUnfit(
-                f"cannot look into the volume `{name}`: {error}", "run as root"
-            ) from error
+            return _holds_nothing(self._client.inspect_volume(name))
+
+    def volumes(self) -> dict[str, bool]:
+        """All volumes by name, and whether each is known to be empty."""
+        with _mapped("list the volumes"):
+            listed = self._client.volumes().get("Volumes") or ()
+        found = dict.fromkeys((str(volume["Name"]) for volume in listed), False)
+        for volume in listed:
+            with suppress(HostUnfit):
+                found[str(volume["Name"])] = _holds_nothing(volume)
+        return found
+
+    def remove_volume(self, name: str) -> None:
+        """Remove a volume; one that is gone, or in use, is left as it is."""
+        with suppress(PlacementFailed), _mapped("remove the volume", *(PlacementFailed,) * 2):
+            self._client.remove_volume(name)
 
     def _patient(self) -> Any:
         return self._connect(PATIENCE)
+
+
+def _holds_nothing(volume: Inspect) -> bool:
+    """Only what is no mount of something else can be looked into while no container uses it (moby,
+    volume/local: with options it is mounted for the first container)."""
+    if volume.get("Driver") != "local" or volume.get("Options"):
+        return False
+    try:
+        return is_empty(str(volume["Mountpoint"]))
+    except OSError as error:
+        raise HostUnfit(
+            f"cannot look into the volume `{volume['Name']}`: {error}", "run as root"
+        ) from error
+
+
+def is_empty(directory: str) -> bool:
+    """Whether there is nothing in a directory. Raises OSError."""
+    with os.scandir(directory) as entries:
+        return next(entries, None) is None
 
 
 class _Guarded:

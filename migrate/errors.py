@@ -5,6 +5,8 @@ The codes are an interface (README, "Exit codes"): scripts depend on them; do no
 
 from __future__ import annotations
 
+import errno
+
 from transport.errors import Failure
 
 BUG = 70  # sysexits.h: EX_SOFTWARE; of whatever is no Failure
@@ -113,6 +115,21 @@ class NoSpace(Failure):
     """Too little memory or disk at the destination."""
 
     exit_code = 41
+
+
+def full_disk(problem: BaseException, where: str) -> NoSpace | None:
+    """What has failed, as NoSpace, if it has failed for want of disk space: None if not.
+
+    `where`: whose disk, such as "the destination". The reason is looked for in the kernel's error
+    number, and in what programs like dockerd and CRIU say of theirs.
+    """
+    if isinstance(problem, NoSpace):
+        return None
+    number = problem.errno if isinstance(problem, OSError) else None
+    text = problem.message if isinstance(problem, Failure) else str(problem)
+    if number not in (errno.ENOSPC, errno.EDQUOT) and "no space left on device" not in text.lower():
+        return None
+    return NoSpace(f"{where} has no disk space left: {text}", "free disk space there: df -h")
 
 
 class PlacementFailed(Failure):

@@ -16,7 +16,7 @@ from typing import Any
 
 from migrate import netlock
 from migrate.criu_images import needs_network
-from migrate.errors import DumpFailed, FreezeTooLong
+from migrate.errors import DumpFailed, FreezeTooLong, Unsupported
 from migrate.image_stream import ImageSender
 from migrate.journal import COMMIT_SENT, Journal
 from migrate.messages import Commit, Ready, Restore, Running
@@ -25,7 +25,7 @@ from migrate.page_compare import Tally
 from migrate.protocol import expect, send
 from migrate.rootfs_send import PassReport
 from migrate.source_view import SourceView
-from migrate.undo import EndDump, Thaw, UnlockNetwork, freeze, start_time
+from migrate.undo import EndDump, Thaw, UnlockNetwork, freeze, is_frozen, start_time
 from transport.channel import Channel
 
 MAX_FREEZE = 120.0
@@ -120,6 +120,10 @@ class FrozenPart:
         pid, freezer = self.view.target.pid, self.view.target.freezer
         if not freezer:
             raise DumpFailed("the container has no freezer cgroup of its own")
+        if is_frozen(freezer):  # before the step that would thaw it
+            raise Unsupported(
+                "the container was paused meanwhile", "unpause it first: docker unpause"
+            )
         self.journal.push(Thaw(freezer))
         self.journal.push(UnlockNetwork(pid, self.view.started))
         dumper, memory = self.outgoing.dumper, self.outgoing.memory

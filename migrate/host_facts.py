@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import os
 import re
 import shutil
@@ -80,6 +81,7 @@ class HostFacts(msgspec.Struct, frozen=True):
     tool_version: str
     wall_clock: float  # seconds since the epoch, when the facts were taken
     network: NetworkFacts = NetworkFacts()
+    docker_init: str = ""  # digest of the program that `docker run --init` puts first
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -181,6 +183,7 @@ def facts(
         tool_version=migrate.__version__,
         wall_clock=time.time(),
         network=network_facts(says.info),
+        docker_init=_digest(_docker_init(str(says.info.get("InitBinary") or ""))),
     )
 
 
@@ -252,6 +255,19 @@ def _read(path: Path) -> str:
 
 def _which(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:{SBIN}")
+
+
+def _docker_init(name: str) -> str | None:
+    """Where dockerd finds it (moby, daemon/config: LookupInitPath; not all of its places)."""
+    folders = "/usr/local/libexec/docker:/usr/libexec/docker:/usr/local/lib/docker:/usr/lib/docker"
+    return (shutil.which(name, path=folders) or _which(name)) if name else None
+
+
+def _digest(program: str | None) -> str:
+    with contextlib.suppress(OSError):
+        if program:
+            return hashlib.sha256(Path(program).read_bytes()).hexdigest()
+    return ""
 
 
 def _version_of(program: str | None) -> tuple[int, ...] | None:

@@ -20,7 +20,7 @@ import msgspec
 
 from migrate.errors import Busy
 from migrate.hooks import Hook
-from migrate.undo import Step, Unmount, undo
+from migrate.undo import Step, Unmount, shared, undo
 
 DIRECTORY = Path("/var/lib/migrate/journal")
 
@@ -31,7 +31,8 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
 
     Of the source alone: `freezer`, its freezer cgroup, `keep`, whether it stays, stopped, and
     `hooks` with what they are `told`.
-    Of the destination alone: `policy`, the restart policy that the container gets once it runs.
+    Of the destination alone: `policy`, the restart policy that the container gets once it runs;
+    `relies`: what it counts on to stay here, as `undo.shared` calls it.
     """
 
     session: str
@@ -46,6 +47,7 @@ class Header(msgspec.Struct, frozen=True, tag="header"):
     peer_id: str = ""
     hooks: tuple[Hook, ...] = ()
     told: dict[str, str] = {}
+    relies: tuple[str, ...] = ()
 
 
 def restarts(policy: Mapping[str, Any]) -> bool:
@@ -184,13 +186,17 @@ class Journal:
             self._write(Undone(number), sync=False)
 
     def rollback(self, report: Callable[[str], Any] = lambda text: None) -> list[str]:
-        """Undo all steps, last first. Gives the sentences of those that failed; they stay noted."""
+        """Undo all steps, last first. Gives the sentences of those that failed; they stay noted.
+
+        What another migration to this host counts on is left to it.
+        """
         failed = []
         for number in sorted(self._steps, reverse=True):
             step = self._steps[number]
             try:
                 report(type(step).__name__)
-                undo(step)
+                if not (what := shared(step)) or what not in self._relied():
+                    undo(step)
             except Exception as problem:  # noqa: BLE001 - the other steps must be tried all the same
                 failed.append(f"{type(step).__name__}: {problem}")
             else:
@@ -199,6 +205,11 @@ class Journal:
                 with contextlib.suppress(OSError):
                     self.drop(number)
         return failed
+
+    def _relied(self) -> set[str]:
+        """What other migrations to this host count on."""
+        others = (h for h in read_all(self.path.parent) if h.session != self.header.session)
+        return {thing for other in others for thing in other.relies}
 
     def tidy(self) -> None:
         """The migration stands: of the undo steps do only those that free memory."""

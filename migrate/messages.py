@@ -61,6 +61,11 @@ class AskCache(Message):
     after the other, until an empty one."""
 
 
+class AskTurn(Message):
+    """May this container be frozen, as far as the other migrations of the destination go? Answered
+    by `TurnGiven`; see migrate/freeze_turn.py."""
+
+
 class MemoryObject(Message):
     """An address space or a shared memory segment, from now on called by its number. `name`: as in
     the names of CRIU's pagemap images."""
@@ -288,6 +293,13 @@ class Running(Message):
     timing: dict[str, float]
 
 
+class TurnGiven(Message):
+    """`ours`: no other container may be frozen on its way here until this migration has ended, or
+    come to its commit."""
+
+    ours: bool
+
+
 class Outcome(Message):
     """`owner`: `destination` (it runs or ran here), `source` (rolled back here), or `busy`."""
 
@@ -309,6 +321,7 @@ Request = (
     | Begin
     | Prepare
     | AskCache
+    | AskTurn
     | MemoryObject
     | DropObjects
     | MemoryRound
@@ -340,6 +353,7 @@ Reply = (
     | Welcome
     | Prepared
     | CacheDigests
+    | TurnGiven
     | Done
     | Filled
     | Ready

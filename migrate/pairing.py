@@ -6,7 +6,7 @@ functions; but asked of a host as it will be when others have come before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -138,7 +138,7 @@ def refuse_probe(reason: str) -> None:
 def fit(source: HostFacts, candidate: Candidate, host: Host) -> Fit:
     """How the container fits in there. Raises the failure that the migration would end with."""
     placement = place(candidate.spec, host.view)
-    _check_listeners(candidate.spec, host.listening)
+    check_listeners(candidate.spec, host.listening)
     there = msgspec.structs.replace(
         host.facts, free_memory=host.free_memory(candidate), free_disk=host.free_disk()
     )
@@ -206,7 +206,9 @@ def _image_size(candidate: Candidate, placement: Placement) -> int:
     return candidate.usage.image if placement.image.send else 0
 
 
-def _check_listeners(spec: ContainerSpec, listening: Sequence[Listener]) -> None:
+def check_listeners(spec: ContainerSpec, listening: Iterable[Listener]) -> None:
+    """Raise PlacementFailed when a program of the destination has one of the published ports."""
+    listening = list(listening)
     for port in _ports(spec):
         for used in listening:
             if (

@@ -31,7 +31,7 @@ class ImageView(msgspec.Struct, frozen=True):
 class DestinationView(msgspec.Struct, frozen=True):
     """What is there now. `networks`: entries of `GET /networks`; `containers`: of
     `GET /containers/json?all=1`; `cpus`: their number, 0 if unknown (`GET /info`, NCPU);
-    `userns_remap`: whether that dockerd remaps user ids.
+    `userns_remap`: whether that dockerd remaps user ids; `volumes`: by name, whether it is empty.
     """
 
     networks: tuple[dict[str, Any], ...] = ()
@@ -39,6 +39,7 @@ class DestinationView(msgspec.Struct, frozen=True):
     images: tuple[ImageView, ...] = ()
     cpus: int = 0
     userns_remap: bool = False
+    volumes: dict[str, bool] = {}
 
 
 class ImagePlan(msgspec.Struct, frozen=True):
@@ -59,7 +60,8 @@ class Placement(msgspec.Struct, frozen=True):
     `remove`: ids of stopped containers in the way (`force`). `networks`: those to be made.
     `renewable`: existing networks of the right subnets that nothing uses. If Docker says that an
     address needs a "user configured subnet", such a network had its subnet picked by Docker (the
-    inspect does not tell), and can be removed and made anew; one in use cannot.
+    inspect does not tell), and can be removed and made anew; one in use cannot. `volumes`: names of
+    those that the create call will make.
     """
 
     remove: tuple[str, ...]
@@ -67,6 +69,7 @@ class Placement(msgspec.Struct, frozen=True):
     image: ImagePlan
     renewable: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    volumes: tuple[str, ...] = ()
 
 
 def place(spec: ContainerSpec, dest: DestinationView, *, force: bool = False) -> Placement:
@@ -82,6 +85,7 @@ def place(spec: ContainerSpec, dest: DestinationView, *, force: bool = False) ->
     missing = tuple(network for network in spec.networks if not _present(network, there))
     _check_addresses(spec, others)
     _check_ports(spec, others)
+    volumes = _new_volumes(spec, dest.volumes)
     image, warnings = plan_image(spec.image, dest.images)
     return Placement(
         remove=remove,
@@ -89,6 +93,7 @@ def place(spec: ContainerSpec, dest: DestinationView, *, force: bool = False) ->
         image=image,
         renewable=tuple(_renewable(spec, missing, dest.networks, others)),
         warnings=tuple(warnings),
+        volumes=volumes,
     )
 
 
@@ -128,6 +133,21 @@ def _check_daemon(spec: ContainerSpec, dest: DestinationView) -> None:
             f"the container may use {wanted / 10**9:g} CPUs and the destination has {dest.cpus}",
             f"lower the limit: docker update --cpus {dest.cpus} {spec.name}",
         )
+
+
+def _new_volumes(spec: ContainerSpec, there: Mapping[str, bool]) -> tuple[str, ...]:
+    """Names of the container's volumes, which are empty, that are not there yet."""
+    mounts = spec.host_config.get("Mounts") or ()
+    names = [str(mount["Source"]) for mount in mounts
+             if mount.get("Type") == "volume" and mount.get("Source")]  # fmt: skip
+    for name in names:
+        if not there.get(name, True):
+            raise PlacementFailed(
+                f"the destination has a volume `{name}` with something in it (or of another kind "
+                "than a plain local one), and that of the container is empty",
+                f"remove or rename it there: docker volume rm {name}",
+            )
+    return tuple(name for name in names if name not in there)
 
 
 # -- networks -------------------------------------------------------------------------------------

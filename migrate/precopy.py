@@ -67,6 +67,15 @@ class PreCopy:
         self._progress.note(f"{said} (predicted downtime {self.decision.predicted * 1000:.0f} ms)")
         return self.decision
 
+    def catch_up(self) -> Decision:
+        """Do rounds once more, after the container has run on for a while.
+
+        The first of them is as large as that was long, which is no reason to stop at the next one.
+        """
+        if len(self.rounds) < self._limits.max_rounds:
+            self._one_round()
+        return self.run()
+
     def _one_pass(self) -> None:
         if self._calm or self.passes >= MAX_PASSES:
             return

@@ -56,7 +56,8 @@ class HostFacts(Protocol):
 
     `cpu_flags`: flags or Features of /proc/cpuinfo. `kernel`: `uname -r`. `criu_version`: such as
     (4, 2, 1). `free_memory`, `free_disk`: bytes that can be had without swapping, and below
-    Docker's root. None is what could not be found out, and is not judged here.
+    Docker's root; `docker_init`: a digest of that program. None (or "") is what could not be found
+    out, and is not judged here.
     """
 
     @property
@@ -71,6 +72,8 @@ class HostFacts(Protocol):
     def free_memory(self) -> int | None: ...
     @property
     def free_disk(self) -> int | None: ...
+    @property
+    def docker_init(self) -> str: ...
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -110,8 +113,9 @@ def check(
     """All problems of moving `spec` from `source` to `destination`, in no special order.
 
     `clock_skew`: seconds, the destination's wall clock minus the source's at the same moment.
-    Fatal: another architecture, missing CPU instructions (`HostUnfit`), too little memory or disk
-    (`NoSpace`), an older minor version of CRIU (`CriuUnfit`). All else is a warning.
+    Fatal: another architecture, missing CPU instructions, another program as Docker's init
+    (`HostUnfit`), too little memory or disk (`NoSpace`), an older minor version of CRIU
+    (`CriuUnfit`). All else is a warning.
     """
     if source.arch != destination.arch:
         return [
@@ -126,7 +130,20 @@ def check(
         *_versions(source, destination),
         *_space(destination, spec, usage),
         *_clock(clock_skew),
+        *_init(source, destination, spec),
     ]
+
+
+def _init(source: HostFacts, destination: HostFacts, spec: ContainerSpec) -> Iterator[Problem]:
+    """It comes from the host, not from the image, and CRIU restores no mapping of another file."""
+    here, there = source.docker_init, destination.docker_init
+    if spec.host_config.get("Init") and here and there and here != there:
+        yield Problem(
+            HostUnfit,
+            "the container runs under Docker's own init (--init), and docker-init is another "
+            "program at the destination",
+            "install the same version of it (tini) on both hosts",
+        )
 
 
 def _cpu(source: HostFacts, destination: HostFacts) -> Iterator[Problem]:

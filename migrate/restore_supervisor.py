@@ -29,7 +29,7 @@ from typing import IO, Any
 from migrate import netlock
 from migrate.criu_log import criu_reason
 from migrate.errors import CommandFailed
-from migrate.network_hook import NetworkHook, refusal, tell_dockerd
+from migrate.network_hook import refusal, tell_dockerd
 from migrate.restore_undo import kill_descendants, remove_runc_state, runc_reason
 from migrate.runtime import (
     DESCRIPTORS,
@@ -37,11 +37,13 @@ from migrate.runtime import (
     RAN,
     RESTORE_UNPLUGGED,
     TOOLS,
+    Bundle,
     Call,
     Pending,
     log_line,
     search_path,
 )
+from migrate.sysctls import set_within
 
 PR_SET_CHILD_SUBREAPER = 36  # include/uapi/linux/prctl.h
 DOOMED = "the restore was given up"
@@ -55,13 +57,12 @@ class Supervisor:
     """One restore. `run` gives the exit code of the supervising process."""
 
     def __init__(
-        self, directory: Path, pending: Pending, call: Call, rootfs: str, create_fd: int,
-        hook: NetworkHook | None = None,
-    ) -> None:  # fmt: skip
+        self, directory: Path, pending: Pending, call: Call, bundle: Bundle, create_fd: int
+    ) -> None:
         self.directory = directory
         self.pending = pending
         self.call = call
-        self.rootfs = rootfs
+        self.rootfs = bundle.rootfs
         self.create_fd: int | None = create_fd
         self.holds: dict[str, IO[str]] = {}
         self.agent: socket.socket | None = None
@@ -72,7 +73,8 @@ class Supervisor:
         self.partial = {"said": b"", "agent": b""}
         self.committed = False
         self.unlock: netlock.Opening | None = None
-        self.hook = hook
+        self.hook = bundle.hook
+        self.sysctls = bundle.sysctls
         self.dockerd: socket.socket | None = None  # where its answer to the hook will come
 
     # -- talking -------------------------------------------------------------------------------
@@ -234,11 +236,13 @@ class Supervisor:
             self.release("criu")
             pid = self.wait_for("setup-namespaces", self.pending.restore_timeout).split()[1]
             self.tell("namespaces", pid=int(pid))
+            self.set_sysctls(int(pid))  # before any socket is made: some are for these
             if self.pending.deaf:
                 self.deafen(int(pid))
             if unplugged:  # no socket needs the network: CRIU goes on while Docker plugs it in
                 self.release("setup-namespaces")
             self.plug_in(int(pid))
+            self.set_sysctls(int(pid))  # of interfaces
             self.release("setup-namespaces")
             self.wait_for("post-restore", self.pending.restore_timeout)
             if self.hook:  # else `start` has told that the network is there
@@ -280,6 +284,13 @@ class Supervisor:
         if not self.hook:
             self.wait_for("start", self.pending.restore_timeout)
         self.tell("network")
+
+    def set_sysctls(self, pid: int) -> None:
+        """Set those that there are; the others are left for the next call."""
+        try:
+            self.sysctls = set_within(pid, self.sysctls)
+        except OSError as problem:
+            raise GaveUp(f"a sysctl of the container cannot be set here: {problem}") from None
 
     def deafen(self, pid: int) -> None:
         """Where packets find the container by themselves, they come as soon as Docker has plugged
@@ -334,9 +345,6 @@ class Supervisor:
         self.release("start", ok=False)
 
 
-def supervise(
-    directory: Path, pending: Pending, call: Call, rootfs: str, create_fd: int,
-    hook: NetworkHook | None,
-) -> int:  # fmt: skip
+def supervise(directory: Path, pending: Pending, call: Call, bundle: Bundle, create_fd: int) -> int:
     """Watch over one restore to its end; the exit code says whether the container runs."""
-    return Supervisor(directory, pending, call, rootfs, create_fd, hook).run()
+    return Supervisor(directory, pending, call, bundle, create_fd).run()

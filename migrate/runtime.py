@@ -18,12 +18,13 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from migrate.cgroup_path import own_unified, unified_path
 from migrate.network_hook import NetworkHook, network_hook, without_network_hook
+from migrate.sysctls import of_network
 
 ABORT_TIMEOUT = 15.0  # seconds that `kill` and `delete` wait for the supervisor to clean up
 RAN = "ran"  # a file in the work directory: the container has come to run
@@ -98,6 +99,18 @@ class Pending:
         )
 
 
+@dataclass(frozen=True)
+class Bundle:
+    """What is to be known of an OCI bundle that was prepared.
+
+    `hook`: was taken out of it, for the supervisor to do what it does; `sysctls`: of the network.
+    """
+
+    rootfs: str
+    hook: NetworkHook | None = None
+    sysctls: dict[str, str] = field(default_factory=dict)
+
+
 def log_line(message: str) -> str:
     """An error as a line of runc's JSON log, where the shim looks for the reason of a failure."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -131,15 +144,30 @@ def cgroup_root(config: dict[str, Any], globals_: Sequence[str]) -> list[str]:
     return [f"cgroup-root :{path}"] if path else []
 
 
+def with_real_sources(config: dict[str, Any]) -> None:
+    """Name the files that are bind-mounted as they are called in the end.
+
+    `runc create` follows a symbolic link in a source, by mount(2). `runc restore` hands the source
+    to CRIU as it stands, and that does not follow it (Debian's docker-init, which `docker run
+    --init` mounts, is such a link).
+    """
+    for mount in config.get("mounts") or ():
+        if mount.get("source") and {"bind", "rbind"} & {
+            mount.get("type"),
+            *mount.get("options", ()),
+        }:
+            mount["source"] = os.path.realpath(mount["source"])
+
+
 def prepare(
     directory: Path,
     pending: Pending,
     bundle: Path,
     globals_: Sequence[str] = (),
     unified: bool = False,
-) -> tuple[str, NetworkHook | None]:
-    """Lay out the gates and name CRIU's configuration in the bundle. Gives the rootfs path, and the
-    hook that was taken out of the bundle, for the supervisor to do what it does.
+) -> Bundle:
+    """Lay out the gates and name CRIU's configuration in the bundle. Gives what the supervisor has
+    to know of that.
 
     `globals_`: runc's global options; `unified`: whether this host has cgroup v2.
 
@@ -168,12 +196,13 @@ def prepare(
         config = without_network_hook(config)
     else:
         hook = None
+    with_real_sources(config)
     config.setdefault("annotations", {})["org.criu.config"] = str(directory / "criu.conf")
     fresh = config_path.with_suffix(".migrate")
     fresh.write_text(json.dumps(config))
     fresh.chmod(config_path.stat().st_mode & 0o7777)
     fresh.rename(config_path)
-    return str(bundle / config["root"]["path"]), hook
+    return Bundle(str(bundle / config["root"]["path"]), hook, of_network(config))
 
 
 def create(directory: Path, call: Call) -> int:
@@ -183,7 +212,7 @@ def create(directory: Path, call: Call) -> int:
     try:
         pending = Pending.read(directory)
         bundle = Path(call.options["--bundle"])
-        rootfs, hook = prepare(directory, pending, bundle, call.globals, UNIFIED.exists())
+        prepared = prepare(directory, pending, bundle, call.globals, UNIFIED.exists())
     except (OSError, KeyError, TypeError, ValueError) as problem:
         return fail(call, f"the pending restore of {call.container[:12]} is broken: {problem!r}")
 
@@ -193,7 +222,7 @@ def create(directory: Path, call: Call) -> int:
         os.close(hear)
         code = 1
         try:
-            code = supervise(directory, pending, call, rootfs, say, hook)
+            code = supervise(directory, pending, call, prepared, say)
         finally:
             os._exit(code)
     os.close(say)

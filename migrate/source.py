@@ -16,6 +16,7 @@ from migrate.docker_host import DockerHost
 from migrate.errors import Unsupported
 from migrate.files_pass import FilesPass
 from migrate.freeze import FrozenPart
+from migrate.freeze_turn import STALE, Slot, Turn
 from migrate.guard import Guard
 from migrate.host_facts import facts
 from migrate.host_setup import host_id, make_state_dirs
@@ -25,6 +26,7 @@ from migrate.journal import CONFIRMED, Header, Journal, restarts
 from migrate.lazy_pages import restore_lazily
 from migrate.messages import (
     AskCache,
+    AskTurn,
     Begin,
     CacheDigests,
     Done,
@@ -32,6 +34,7 @@ from migrate.messages import (
     Finish,
     Prepare,
     Prepared,
+    TurnGiven,
     Welcome,
 )
 from migrate.move_options import Options
@@ -42,7 +45,7 @@ from migrate.precopy import PreCopy, expected_costs
 from migrate.progress import Progress, human
 from migrate.protocol import IMAGE_PIECE, call, expect
 from migrate.rootfs_limits import kept_paths
-from migrate.rootfs_send import Sender
+from migrate.rootfs_send import PassReport, Sender
 from migrate.source_end import end_source_copy, run_hooks
 from migrate.source_undo import ANSWER, Undoing
 from migrate.source_view import SourceView, check_here, look, open_connections
@@ -53,7 +56,7 @@ from migrate.throttle import Throttler, cpu_cgroup
 from migrate.undo import RestoreRestartPolicy, Unmount
 from transport.allocator import keep_freed_memory
 from transport.bucket import Bucket
-from transport.errors import ConnectionLost, Failure
+from transport.errors import BadTarget, ConnectionLost, Failure
 
 PIECE = 1 << 20
 IMAGE_LOAD = 1800.0
@@ -80,8 +83,11 @@ class Migration(Undoing):
                 self._run(stack, interrupts)
             except BaseException as failure:
                 interrupts.hold()
+                cause = self._cause(failure)
                 self._roll_back(failure)
-                raise
+                if cause is failure:
+                    raise
+                raise cause from failure
         self.summary.total = time.monotonic() - self._began
         return self.summary
 
@@ -89,6 +95,7 @@ class Migration(Undoing):
         with self._timed("preflight"):
             make_state_dirs()
             view = look(self.docker, self.options.container)
+            self._init = (view.target.pid, view.started)
             here = facts()
             check_here(here, view, self.options.tcp)
             source = choose_source(self.options.memory_source, self.options.max_rounds)
@@ -102,6 +109,11 @@ class Migration(Undoing):
             self.link.channel.check = interrupts.check
             interrupts.polite()
             greeting = self.link.greet()
+            if greeting.host_id == host_id():
+                raise BadTarget(
+                    f"`{self.options.host}` is the host on which the container runs",
+                    "name another host",
+                )
             self.network = Departure(
                 self.docker,
                 self.session,
@@ -138,6 +150,7 @@ class Migration(Undoing):
             self._send_image(welcome.save, view)
         with self._timed("prepare"):
             outgoing = self._prepare(stack, view)
+        self._turn = Turn(self._ask_turn, interrupts.check, Slot())
         sender = Sender(view.upper, skip=kept_paths(view.spec))
         files = FilesPass(sender, self.link.channel, self.progress.advance)
         self._pre_copy(view, outgoing, files)
@@ -223,6 +236,10 @@ class Migration(Undoing):
             part = expect(self.link.channel, CacheDigests, ANSWER).digests
         return bytes(found)
 
+    def _ask_turn(self) -> bool:
+        assert self.link
+        return call(self.link.channel, AskTurn(), TurnGiven, ANSWER).ours
+
     def _pre_copy(self, view: SourceView, outgoing: Outgoing, files: FilesPass) -> None:
         """Send memory and files while the container runs, until the switchover rule says stop."""
         assert self.link
@@ -236,6 +253,10 @@ class Migration(Undoing):
                 self._began, self._throttler(view),
             )  # fmt: skip
             decision = precopy.run()
+            waited = self._turn.wait()
+            if waited > STALE:
+                self.progress.note(f"waited {waited:.1f} s for another container to be restored")
+                decision = precopy.catch_up()
         self.summary.rounds = precopy.report()
         self.summary.rootfs_passes = precopy.passes
         self.summary.switchover = Switchover(decision.reason, decision.predicted)
@@ -257,16 +278,24 @@ class Migration(Undoing):
         assert self.journal
         self._end_restarts(view)
         images = ImageSender(self.link.channel, outgoing.images, self.progress.advance)
+
+        def last_files() -> PassReport:
+            view.check_volumes()
+            return files.run(final=True)
+
         self.frozen = FrozenPart(
             view, self.journal, self.link.channel, outgoing, images,
-            lambda: files.run(final=True), self.options.max_freeze, self.link.cut,
+            last_files, self.options.max_freeze, self.link.cut,
         )  # fmt: skip
         self.network.ready()
         self.link.channel.hurry = True
         self.frozen.hold, self.frozen.let_go = self.network.hold, self.network.let_go
         self.frozen.switch = self.network.switch
         with self._timed("freeze"):
-            self.frozen.run(before_commit=interrupts.hold)
+            try:
+                self.frozen.run(before_commit=interrupts.hold)
+            finally:
+                self._turn.end()
             self._warn(*self.network.committed())
             self._warn(*run_hooks(self.journal, hooks.COMMIT))
         self.summary.raw += files.bytes

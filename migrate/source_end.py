@@ -71,4 +71,5 @@ def _end(journal: Journal) -> None:
         if keep:
             docker.kill(container)
     if not keep:
-        remove_container(docker, container)
+        # With its anonymous volumes: they are empty, or it would not have been moved.
+        remove_container(docker, container, volumes=True)

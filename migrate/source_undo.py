@@ -11,7 +11,14 @@ from migrate import failure_logs, hooks
 from migrate.agent_link import CALLER, AgentLink
 from migrate.criu import LOG
 from migrate.criu_log import interesting_lines
-from migrate.errors import AgentFailed, FreezeTooLong, OutcomeUnknown
+from migrate.errors import (
+    AgentFailed,
+    ContainerNotRunning,
+    FreezeTooLong,
+    Interrupted,
+    OutcomeUnknown,
+    full_disk,
+)
 from migrate.freeze import FrozenPart
 from migrate.guard import Guard
 from migrate.journal import CONFIRMED, Journal
@@ -21,6 +28,7 @@ from migrate.progress import Progress
 from migrate.protocol import call
 from migrate.source_end import run_hooks
 from migrate.summary import Summary
+from migrate.undo import start_time
 from transport.errors import ConnectionLost, Failure
 
 RUN = Path("/run/migrate")
@@ -44,12 +52,29 @@ class Undoing:
         self.frozen: FrozenPart | None = None
         self.link: AgentLink | None = None
         self._announced = False  # whether the destination knows of the session
+        self._init: tuple[int, int] | None = None  # the container's: pid and start time
         self._base = RUN / "sessions" / f"{self.session}-source"
 
     def _warn(self, *sentences: str) -> None:
         for sentence in sentences:
             self.summary.warnings.append(sentence)
             self.progress.warn(sentence)
+
+    def _cause(self, failure: BaseException) -> BaseException:
+        """What has really happened, where `failure` is only what came of it: the container has
+        ended, or the disk of this host is full."""
+        committed = self.frozen is not None and "commit" in self.frozen.marks
+        known = isinstance(failure, ConnectionLost | Interrupted)
+        if committed or known or not isinstance(failure, Exception):
+            return failure
+        if isinstance(failure, Failure) and failure.reported:
+            return failure
+        if self._init and start_time(self._init[0]) != self._init[1]:
+            return ContainerNotRunning(
+                f"the container `{self.summary.container}` has ended on its way",
+                "nothing was moved; see `docker ps -a` and `docker logs` for why it ended",
+            )
+        return full_disk(failure, "this host") or failure
 
     def _roll_back(self, failure: BaseException) -> None:
         """Undo everything on both sides, or, when nobody knows who owns it, leave it frozen."""

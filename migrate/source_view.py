@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from migrate.container_limits import obstacles, refuse
+from migrate.container_limits import obstacles, refuse, remaps_users
 from migrate.container_spec import ContainerSpec, make_spec
 from migrate.criu import DumpTarget, find_target
 from migrate.criu_options import parse_mountinfo, upper_directory
-from migrate.docker_host import DockerHost
+from migrate.docker_host import DockerHost, is_empty
 from migrate.errors import Busy, ContainerNotRunning, Unsupported
 from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
@@ -23,7 +23,8 @@ from migrate.undo import start_time
 
 @dataclass(frozen=True)
 class SourceView:
-    """A container that can be moved. `upper`: its writable layer; `started`: of `target.pid`."""
+    """A container that can be moved. `upper`: its writable layer; `started`: of `target.pid`;
+    `volumes`: directories on this host of its volumes, all of them empty."""
 
     inspect: dict[str, Any]
     spec: ContainerSpec
@@ -31,6 +32,17 @@ class SourceView:
     upper: Path
     started: int
     usage: Usage
+    volumes: tuple[str, ...] = ()
+
+    def check_volumes(self) -> None:
+        """Raise Unsupported when one that was empty is so no more: its content does not move."""
+        for directory in self.volumes:
+            if not is_empty(directory):
+                raise Unsupported(
+                    f"something was written into the volume at {directory} meanwhile, and volumes "
+                    "do not move yet",
+                    "it runs on as before; empty the volume, or let the container do without it",
+                )
 
 
 def look(docker: DockerHost, name: str) -> SourceView:
@@ -39,17 +51,29 @@ def look(docker: DockerHost, name: str) -> SourceView:
     Raises ContainerNotFound, ContainerNotRunning or Unsupported, whichever is the first reason why
     it cannot be moved.
     """
+    try:
+        return _look(docker, name)
+    except (FileNotFoundError, ProcessLookupError, Unsupported) as gone:
+        state = docker.inspect_container(name)["State"]
+        if isinstance(gone, Unsupported) and state.get("Running"):
+            raise
+        raise ContainerNotRunning(f"the container `{name}` has just ended") from gone
+
+
+def _look(docker: DockerHost, name: str) -> SourceView:
     container = docker.inspect_container(name)
     networks = [
         docker.inspect_network(network)
         for network in (container["NetworkSettings"].get("Networks") or {})
     ]
-    volumes = [m["Name"] for m in container.get("Mounts") or () if m.get("Type") == "volume"]
+    mounts = container.get("Mounts") or ()
+    volumes = [m["Name"] for m in mounts if m.get("Type") == "volume"]
     empty = [volume for volume in volumes if docker.volume_is_empty(volume)]
     pid = int(container["State"].get("Pid") or 0)
     refuse(
         obstacles(
-            container, networks, empty_volumes=empty, shm_used=_shm_used(container, pid)
+            container, networks, empty_volumes=empty, shm_used=_shm_used(container, pid),
+            userns_remap=remaps_users(docker.info()),
         )
     )  # fmt: skip
     started = start_time(pid)
@@ -79,6 +103,7 @@ def look(docker: DockerHost, name: str) -> SourceView:
             files=_size(Path(upper)),
             image=int(image.get("Size") or 0),
         ),
+        volumes=tuple(str(m["Source"]) for m in mounts if m.get("Type") == "volume"),
     )
 
 

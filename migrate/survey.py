@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from migrate.container_limits import remaps_users
 from migrate.criu_probe import probe
 from migrate.docker_host import DockerHost
 from migrate.messages import Listener, Offer
@@ -36,7 +37,8 @@ def look_around(docker: DockerHost) -> DestinationView:
         containers=tuple(docker.containers()),
         images=docker.images_view(),
         cpus=os.cpu_count() or 0,
-        userns_remap=False,
+        userns_remap=remaps_users(docker.info()),
+        volumes=docker.volumes(),
     )
 
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from migrate import announce, forward, forward_store, netlock
 from migrate.agent_link import AgentLink
 from migrate.container_spec import RUNTIME
 from migrate.docker_host import DockerHost
-from migrate.errors import Busy, ContainerNotFound
+from migrate.errors import Busy, ContainerNotFound, PlacementFailed
 from migrate.frontend_record import Lead
 from migrate.messages import Done, EndForward, SwitchFrontend
 from migrate.protocol import call
@@ -81,6 +81,13 @@ class RenameBack(msgspec.Struct, frozen=True, tag="rename-back"):
 
 
 class RemoveNetwork(msgspec.Struct, frozen=True, tag="remove-network"):
+    name: str
+
+
+class RemoveVolume(msgspec.Struct, frozen=True, tag="remove-volume"):
+    """A volume that was made for the container. One with something in it stays: that can only have
+    come from another container."""
+
     name: str
 
 
@@ -157,6 +164,7 @@ Step = (
     | RemoveImage
     | RenameBack
     | RemoveNetwork
+    | RemoveVolume
     | EndPending
     | RestoreRestartPolicy
     | EndDump
@@ -167,6 +175,24 @@ Step = (
     | SwitchFrontendBack
     | StayHere
 )
+
+
+def shared(step: Step) -> str:
+    """What of a host a step takes away that other migrations may count on, "" for their own."""
+    match step:
+        case RemoveImage(layers):
+            return shared_image(layers)
+        case RemoveNetwork(name):
+            return shared_network(name)
+    return ""
+
+
+def shared_image(layers: Sequence[str]) -> str:
+    return "image " + " ".join(layers)
+
+
+def shared_network(name: str) -> str:
+    return f"network {name}"
 
 
 def start_time(pid: int) -> int | None:
@@ -202,7 +228,9 @@ def undo(step: Step) -> None:
             with contextlib.suppress(ContainerNotFound):
                 DockerHost().rename(container, name)
         case RemoveNetwork(name):
-            DockerHost().remove_network(name)
+            _remove_network(name)
+        case RemoveVolume(name):
+            _remove_volume(name)
         case EndPending(directory):
             _end_pending(Path(directory))
         case RestoreRestartPolicy(container, policy):
@@ -272,6 +300,14 @@ def thaw(freezer: str) -> None:
             path.write_text(word)
 
 
+def is_frozen(freezer: str) -> bool:
+    """Whether somebody has frozen a cgroup, as `docker pause` does."""
+    for name, word in (("freezer.state", "FROZEN"), ("cgroup.freeze", "1")):
+        with contextlib.suppress(OSError):
+            return Path(freezer, name).read_text().strip() == word
+    return False
+
+
 def freeze(freezer: str, timeout: float = 10.0) -> bool:
     """Freeze a cgroup and wait until all of its tasks stand still; False when they do not."""
     v1, v2 = Path(freezer, "freezer.state"), Path(freezer, "cgroup.freeze")
@@ -323,6 +359,27 @@ def created_at(inspected: Mapping[str, Any]) -> float:
     """When a container was created, in seconds since the epoch (Docker gives RFC 3339, ns)."""
     text = str(inspected["Created"])
     return datetime.fromisoformat(re.sub(r"(\.\d{1,6})\d*", r"\1", text)).timestamp()
+
+
+def _remove_volume(name: str) -> None:
+    docker = DockerHost()
+    with contextlib.suppress(PlacementFailed):  # there is none
+        if docker.volume_is_empty(name):
+            docker.remove_volume(name)
+
+
+def _remove_network(name: str) -> None:
+    """Docker itself takes a network away from containers that are created and not started."""
+    docker = DockerHost()
+    if not any(name in networks_of(one) for one in docker.containers()):
+        with contextlib.suppress(Busy):  # it has come into use just now
+            docker.remove_network(name)
+
+
+def networks_of(listed: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The networks, by name, of a container as `GET /containers/json` lists it."""
+    networks: Mapping[str, Any] = (listed.get("NetworkSettings") or {}).get("Networks") or {}
+    return networks
 
 
 def _remove_image(layers: tuple[str, ...]) -> None:

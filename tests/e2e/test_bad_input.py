@@ -256,11 +256,15 @@ def test_what_cannot_be_moved(world: World, options: list[str], word: str) -> No
 
 
 def test_an_empty_volume_is_made_anew(world: World) -> None:
-    world.start(world.a, "vol", COUNTER, "-v", "empty:/empty")
+    world.start(world.a, "vol", COUNTER, "-v", "empty:/empty", "-v", "/anonymous")
     world.migrate(world.a, "vol", world.b)
     world.wait_for_output(world.b, "vol")
     assert world.b.sh("docker exec vol ls /empty") == ""
-    assert world.inspect(world.b, "vol")["Mounts"][0]["Name"] == "empty"
+    there = {m["Destination"]: m["Name"] for m in world.inspect(world.b, "vol")["Mounts"]}
+    assert there["/empty"] == "empty"
+    assert len(there["/anonymous"]) == 64
+    # A volume without a name goes with its container.
+    assert world.a.sh("docker volume ls -q").split() == ["empty"]
 
 
 def test_usage_errors(world: World) -> None:

@@ -105,6 +105,32 @@ def test_killed(world: World, victim: str, phase: str, repeat: int) -> None:
     world.assert_clean()
 
 
+@pytest.mark.parametrize("victim", ["source", "agent"])
+def test_killed_while_the_image_is_sent(world: World, victim: str) -> None:
+    """It runs on, and of the image nothing is left there."""
+    world.start(world.a, "app", COUNTER)
+    world.wait_for_output(world.a, "app")
+    world.b.sh("docker images -q | xargs -r docker rmi -f", check=False)
+    world.lab.switch.rate("b", world.b.netns, 40)
+    try:
+        moving = world.a.popen(["migrate", "move", "app", "b", "--json"])
+        assert wait_for_phase(world.b, "destination", "image", moving)
+        time.sleep(0.5)
+        host, pattern = {
+            "source": (world.a, "migrate mov[e] app"), "agent": (world.b, "migrate agen[t]"),
+        }[victim]  # fmt: skip
+        kill(host, pattern)
+        moving.communicate(timeout=60)
+        assert moving.returncode not in (0, 70)
+    finally:
+        world.lab.switch.heal("b", world.b.netns)
+    assert settle(world) == [world.a]
+    assert world.b.sh("docker images -q") == ""
+    world.a.run(["docker", "stop", "-t", "5", "app"])
+    assert_continuous(numbers(world.logs(world.a, "app")))
+    world.assert_clean()
+
+
 def test_link_cut_while_frozen(world: World) -> None:
     """The link dies in the middle of the frozen part: the source goes on by itself."""
     world.start(world.a, "app", ["sh", "-c", "dd if=/dev/urandom of=/dev/shm/x bs=1M count=24"

@@ -223,7 +223,7 @@ def test_killed_in_the_rounds(world: World, victim: str, code: int) -> None:
 
 def test_the_server_of_pages_is_killed(world: World) -> None:
     """What would read zeros from then on is ended, and nobody calls that a success."""
-    start(world, 24, 1)
+    start(world, 96, 1)  # more than is filled in before the server is starved
     moving = begin(world, "--restore", "lazy", "--keep")
     assert wait_for_phase(world.b, "destination", "restored", moving)
     with starved(world.b, SERVER):
@@ -262,7 +262,7 @@ def test_the_agent_is_killed_while_memory_is_filled_in(world: World) -> None:
 
 def test_it_ends_while_memory_is_filled_in(world: World) -> None:
     """A container that is stopped needs no more memory: that is no failure."""
-    start(world, 24, 1)
+    start(world, 96, 1)  # more than is filled in before the server is starved
     moving = begin(world, "--restore", "lazy")
     assert wait_for_phase(world.b, "destination", "restored", moving)
     with starved(world.b, SERVER):

@@ -70,6 +70,28 @@ def test_threads(world: World) -> None:
         assert all(x <= y for x, y in zip(before["counters"], after["counters"], strict=True))
 
 
+@pytest.mark.parametrize("world", ["docker26", "docker28"], indirect=True)
+def test_under_dockers_own_init(world: World) -> None:
+    """It is bind-mounted from a path that may have a link in it; the same program on both hosts."""
+    output = ping_pong(world, "counter", COUNTER, 2, "--init")
+    assert_continuous(numbers(output))
+
+
+def test_another_init_at_the_destination_is_seen_before_the_freeze(world: World) -> None:
+    if world.a.sh("sha256sum < $(which docker-init)") == world.b.sh(
+        "sha256sum < $(which docker-init)"
+    ):
+        pytest.skip("both flavours of Docker have the same docker-init")
+    world.start(world.a, "counter", COUNTER, "--init")
+    world.wait_for_output(world.a, "counter")
+    refused = world.try_migrate(world.a, "counter", "b")
+    assert refused.returncode == 30, refused.stderr
+    assert "--init" in refused.stderr
+    world.wait_for_output(world.a, "counter")
+    assert_continuous(numbers(world.logs(world.a, "counter")))
+    world.assert_clean()
+
+
 def test_a_fresh_start_does_not_pass_for_a_move(world: World) -> None:
     """The negative control: the same checks, with a container that is started anew."""
     world.start(world.a, "counter", COUNTER)

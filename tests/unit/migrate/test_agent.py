@@ -22,6 +22,7 @@ from migrate.messages import (
     AskCache,
     AskFrontends,
     AskOutcome,
+    AskTurn,
     CacheDigests,
     CloseFile,
     Commit,
@@ -47,6 +48,7 @@ from migrate.messages import (
     SmallFile,
     SmallFiles,
     SwitchFrontend,
+    TurnGiven,
 )
 from migrate.protocol import (
     FILE_PIECE,
@@ -141,6 +143,20 @@ class Fake(Destination):
         self._do("rollback")
 
 
+class FakeSlot:
+    """`free`: whether it can be had; `held`: whether it is ours."""
+
+    def __init__(self) -> None:
+        self.free, self.held = True, False
+
+    def take(self) -> bool:
+        self.held = self.held or self.free
+        return self.held
+
+    def leave(self) -> None:
+        self.held = False
+
+
 class Served:
     def __init__(self) -> None:
         self.channel, far = pair()
@@ -148,6 +164,9 @@ class Served:
         self.agent = Agent(far, "peer")
         assert isinstance(self.agent.destination, Fake)
         self.destination: Fake = self.agent.destination
+        self.slot = FakeSlot()
+        slot: Any = self.slot
+        self.agent.slot = slot
         self.code: int | None = None
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -185,6 +204,26 @@ def test_all_goes_well(served: Served) -> None:
     assert call(served.channel, Finish(), Filled, 5.0) == FILLED
     assert served.ends() == 0
     assert served.destination.log == ["prepare", "restore", "commit", "settle", "finish"]
+
+
+def test_its_turn_is_held_until_commit(served: Served) -> None:
+    served.slot.free = False
+    assert not call(served.channel, AskTurn(), TurnGiven, 5.0).ours
+    served.slot.free = True
+    assert call(served.channel, AskTurn(), TurnGiven, 5.0).ours
+    served.up_to_ready()
+    assert served.slot.held
+    call(served.channel, Commit(), Running, 5.0)
+    expect(served.channel, Done, 5.0)
+    assert not served.slot.held
+
+
+def test_a_failure_gives_the_turn_back(served: Served) -> None:
+    assert call(served.channel, AskTurn(), TurnGiven, 5.0).ours
+    served.destination.fail["prepare"] = NoSpace("full", "")
+    with pytest.raises(NoSpace):
+        call(served.channel, PREPARE, Prepared, 5.0)
+    assert not served.slot.held
 
 
 def test_the_parts_of_a_checkpoint_go_where_they_belong(served: Served) -> None:

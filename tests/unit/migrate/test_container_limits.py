@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from migrate.container_limits import obstacles, refuse
+from migrate.container_limits import obstacles, refuse, remaps_users
 from migrate.container_spec import create_request, make_spec
 from migrate.errors import ContainerNotRunning, Unsupported
 from tests.unit.migrate import inspects
@@ -141,3 +141,17 @@ def test_a_running_health_check_is_named_as_a_possible_exec() -> None:
     container["ExecIDs"] = ["e1"]
     container["Config"]["Healthcheck"] = {"Test": ["CMD", "true"]}
     assert "health check" in obstacles(container, [inspects.network()])[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("options", "remaps"),
+    [
+        (["name=seccomp,profile=builtin", "name=userns"], True),
+        (["name=apparmor", "name=cgroupns"], False),
+        (None, False),
+    ],
+)
+def test_remapping_of_users_is_read_from_what_dockerd_says(
+    options: list[str] | None, remaps: bool
+) -> None:
+    assert remaps_users({"SecurityOptions": options}) == remaps

@@ -11,7 +11,7 @@ import pytest
 
 from migrate import destination as destination_module
 from migrate.destination import Destination
-from migrate.errors import MemoryLost, RestoreFailed
+from migrate.errors import Busy, MemoryLost, RestoreFailed
 from migrate.journal import OWNED, RUNNING, Header, Journal
 from migrate.messages import Filled
 from transport.errors import StreamCorrupt
@@ -68,6 +68,16 @@ class World:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(destination_module, "RUN", tmp_path)
     return World(tmp_path)
+
+
+def test_force_does_not_take_what_another_migration_holds(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(destination_module, "PENDING", tmp_path / "pending")
+    (tmp_path / "pending" / "held").mkdir(parents=True)
+    world.destination._refuse_arriving(["stopped"])
+    with pytest.raises(Busy, match="another migration"):
+        world.destination._refuse_arriving(["stopped", "held"])
 
 
 def test_somebody_watches_over_its_memory_before_it_runs(world: World) -> None:

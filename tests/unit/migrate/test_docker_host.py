@@ -319,3 +319,32 @@ def test_volumes(daemon: Daemon, tmp_path: Path) -> None:
     volume("local", tmp_path / "missing")
     with pytest.raises(HostUnfit, match="No such file"):
         daemon.host.volume_is_empty("data")
+
+
+def test_a_volume_that_is_a_mount_is_not_taken_for_empty(daemon: Daemon, tmp_path: Path) -> None:
+    """Until a container uses it, its directory is an empty mount point."""
+    (tmp_path / "data").mkdir()
+    content = {"Name": "nfs", "Driver": "local", "Mountpoint": str(tmp_path / "data")}
+    daemon.answers["GET /volumes/nfs"] = (200, content | {"Options": {"type": "nfs"}})
+    assert not daemon.host.volume_is_empty("nfs")
+    daemon.answers["GET /volumes/nfs"] = (200, content | {"Options": None})
+    assert daemon.host.volume_is_empty("nfs")
+
+
+def test_all_volumes(daemon: Daemon, tmp_path: Path) -> None:
+    empty, full = tmp_path / "empty", tmp_path / "full"
+    empty.mkdir()
+    (full / "x").mkdir(parents=True)
+    daemon.answers["GET /volumes"] = (200, {"Volumes": [
+        {"Name": name, "Driver": "local", "Mountpoint": str(tmp_path / name)}
+        for name in ("empty", "full", "missing")
+    ]})  # fmt: skip
+    assert daemon.host.volumes() == {"empty": True, "full": False, "missing": False}
+    daemon.answers["GET /volumes"] = (200, {"Volumes": None})
+    assert daemon.host.volumes() == {}
+
+
+@pytest.mark.parametrize("status", [204, 404, 409])
+def test_a_volume_goes_unless_it_is_in_use(daemon: Daemon, status: int) -> None:
+    daemon.answers["DELETE /volumes/data"] = (status, {"message": "volume is in use"})
+    daemon.host.remove_volume("data")

@@ -12,6 +12,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -33,6 +34,7 @@ from migrate.undo import (
     RemoveNetwork,
     RemoveTree,
     RemoveUnborn,
+    RemoveVolume,
     RenameBack,
     RestoreCpuLimit,
     RestoreRestartPolicy,
@@ -54,6 +56,7 @@ STEPS: tuple[Step, ...] = (
     RemoveImage(("sha256:1", "sha256:2")),
     RenameBack("d" * 64, "app"),
     RemoveNetwork("näme"),
+    RemoveVolume("data"),
     EndPending("/run/migrate/pending/x"),
     RestoreRestartPolicy("c" * 64, {"Name": "on-failure", "MaximumRetryCount": 3}),
     EndDump(18, 4712),
@@ -171,6 +174,33 @@ def test_a_journal_of_half_a_header_is_none(tmp_path: Path) -> None:
 def test_it_is_for_root_only(tmp_path: Path) -> None:
     journal = Journal.create(header(), tmp_path / "journal")
     assert journal.path.parent.stat().st_mode & 0o077 == 0
+
+
+# -- what others count on -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("relies", "done"),
+    [
+        ((), [STEPS[0], RemoveImage(("a", "b")), RemoveNetwork("lan")]),
+        (("network lan",), [STEPS[0], RemoveImage(("a", "b"))]),
+        (("image a b", "network l"), [STEPS[0], RemoveNetwork("lan")]),
+        (("network lan", "image a b"), [STEPS[0]]),
+    ],
+)
+def test_what_another_migration_counts_on_stays(
+    tmp_path: Path, undoing: Undoing, relies: tuple[str, ...], done: list[Step]
+) -> None:
+    journal = Journal.create(
+        msgspec.structs.replace(header(), relies=("network lan", "image a b")), tmp_path
+    )
+    other = msgspec.structs.replace(header("b" * 16, container="d" * 64), relies=relies)
+    Journal.create(other, tmp_path)
+    for step in reversed((STEPS[0], RemoveImage(("a", "b")), RemoveNetwork("lan"))):
+        journal.push(step)
+    assert journal.rollback() == []
+    assert undoing.done == done
+    assert journal.steps == []
 
 
 # -- who may have it ------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from migrate.container_spec import ContainerSpec, ImageSpec, make_spec
@@ -71,6 +72,34 @@ def test_a_running_namesake_never_goes(state: str, force: bool) -> None:
 def test_a_similar_name_and_a_link_are_no_namesakes() -> None:
     other = listed("web2") | {"Names": ["/web2", "/proxy/web"]}
     assert place(spec(), view(other)).remove == ()
+
+
+# -- volumes --------------------------------------------------------------------------------------
+
+VOLUMES = [
+    {"Type": "volume", "Target": "/data", "Source": "data"},
+    {"Type": "volume", "Target": "/anonymous"},
+    {"Type": "tmpfs", "Target": "/tmp"},
+]
+
+
+def with_volumes() -> ContainerSpec:
+    return msgspec.structs.replace(spec(), host_config=spec().host_config | {"Mounts": VOLUMES})
+
+
+def test_a_volume_that_is_not_there_will_be_made() -> None:
+    assert place(with_volumes(), view()).volumes == ("data",)
+    assert place(with_volumes(), view(volumes={"other": False})).volumes == ("data",)
+
+
+def test_an_empty_one_is_used_and_never_removed() -> None:
+    assert place(with_volumes(), view(volumes={"data": True})).volumes == ()
+
+
+def test_one_with_something_in_it_is_not_shown_to_the_container() -> None:
+    with pytest.raises(PlacementFailed, match="volume `data` with something in it") as raised:
+        place(with_volumes(), view(volumes={"data": False}))
+    assert "docker volume rm data" in raised.value.remedy
 
 
 # -- networks -------------------------------------------------------------------------------------

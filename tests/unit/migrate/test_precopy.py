@@ -134,6 +134,22 @@ def test_no_rounds_are_no_rounds() -> None:
     assert world.precopy.rounds == []
 
 
+def test_after_a_wait_a_larger_round_is_no_reason_to_stop() -> None:
+    world = World([262_144, 10, 20_000, 30], QUIET, Limits(0.0, 30))
+    world.precopy.run()
+    CLOCK.now += 20.0
+    decision = world.precopy.catch_up()
+    assert [one.dirty for one in world.precopy.rounds] == [262_144, 10, 20_000, 30]
+    assert decision.reason == Reason.LITTLE_LEFT
+
+
+def test_a_wait_does_not_give_more_rounds() -> None:
+    world = World([1], QUIET, Limits(max_rounds=0))
+    world.precopy.run()
+    assert world.precopy.catch_up().reason == Reason.MAX_ROUNDS
+    assert world.precopy.rounds == []
+
+
 @pytest.mark.parametrize("rounds", [1, 2, 5])
 def test_rounds_are_limited(rounds: int) -> None:
     # Ever fewer pages, never few enough.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import msgspec
 import pytest
 
 from migrate.container_spec import ContainerSpec, make_spec
@@ -28,6 +29,7 @@ class Host:
     criu_version: tuple[int, ...] | None = (4, 2, 1)
     free_memory: int | None = 1024 * MIB
     free_disk: int | None = 1024 * MIB
+    docker_init: str = ""
 
 
 HOST = Host()
@@ -59,6 +61,25 @@ def test_another_architecture_is_the_only_problem_told() -> None:
     failure = found[0].as_failure()
     assert isinstance(failure, HostUnfit)
     assert failure.remedy == found[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "init", "fits"),
+    [
+        ("one", "other", True, False),
+        ("one", "one", True, True),
+        ("one", "other", False, True),
+        ("one", "", True, True),  # not found: CRIU will say
+        ("", "other", None, True),
+    ],
+)
+def test_docker_s_init_must_be_the_same_program(
+    here: str, there: str, init: bool | None, fits: bool
+) -> None:
+    wanted = msgspec.structs.replace(spec(), host_config={"Init": init})
+    source, destination = replace(HOST, docker_init=here), replace(HOST, docker_init=there)
+    found = check(source, destination, wanted, SMALL)
+    assert seen(found) == ([] if fits else [(HostUnfit, False)])
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from migrate.messages import (
     Abandon,
     AskCache,
     AskOutcome,
+    AskTurn,
     CacheDigests,
     CloseFile,
     Commit,
@@ -39,6 +40,7 @@ from migrate.messages import (
     Restore,
     RootfsPass,
     Running,
+    TurnGiven,
     Welcome,
 )
 from migrate.protocol import (
@@ -65,12 +67,13 @@ REQUESTS: list[Message] = [
     Hello(protocol=1, version="0.1"), PREPARE, RootfsPass(), OpenFile(number=1, name="a.img"),
     CloseFile(number=1, size=2, digest=2**64 - 1), Restore(files=3), Commit(), Abandon(), Finish(),
     AskOutcome(session="a" * 16), AskCache(), MemoryObject(number=1, name="shmem-7"),
-    DropObjects(numbers=[1, 2**31]), MemoryRound(),
+    DropObjects(numbers=[1, 2**31]), MemoryRound(), AskTurn(),
 ]  # fmt: skip
 REPLIES: list[Message] = [
     Welcome(save="", warnings=("a",)), Prepared(container="c", seconds=0.5), Done(),
     Ready(timing={"ready": 0.1}), Running(container="c", timing={}), Outcome(owner="busy"),
     CacheDigests(digests=bytes(range(32))), Filled(pages=2**40, seconds=1.5),
+    TurnGiven(ours=True),
     Failed(code="NoSpace", message="m", remedy="r", log="l"),
 ]  # fmt: skip
 

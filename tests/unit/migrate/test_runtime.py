@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -13,7 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate.runtime import CREATE_OPTIONS, Call, Pending, abort, fail, parse_call, prepare
+from migrate.runtime import (
+    CREATE_OPTIONS,
+    Bundle,
+    Call,
+    Pending,
+    abort,
+    fail,
+    parse_call,
+    prepare,
+)
 from tests.unit.migrate.runc_lab import ID, ROOT, RuncLab, is_fifo
 
 OTHER = "beef" * 16
@@ -216,7 +226,7 @@ def test_prepare_lays_out_the_gates_and_keeps_the_bundle(tmp_path: Path) -> None
     config.write_text(json.dumps({"root": {"path": "/merged"}, "annotations": {"a": "b"}}))
     config.chmod(0o640)
     pending = Pending("/images", "/work", ("tcp-established", "file-locks"), 1, 1, 1)
-    assert prepare(directory, pending, bundle) == ("/merged", None)
+    assert prepare(directory, pending, bundle) == Bundle("/merged")
     assert is_fifo(directory / "said")
     assert {path.name for path in directory.glob("hold.*")} == {
         "hold.criu", "hold.setup-namespaces", "hold.post-restore", "hold.start",
@@ -230,6 +240,26 @@ def test_prepare_lays_out_the_gates_and_keeps_the_bundle(tmp_path: Path) -> None
     }
     assert config.stat().st_mode & 0o7777 == 0o640
     assert [path.name for path in bundle.iterdir()] == ["config.json"]
+
+
+def test_bind_sources_are_called_as_they_are_in_the_end(tmp_path: Path) -> None:
+    (tmp_path / "tini").touch()
+    link = tmp_path / "docker-init"
+    link.symlink_to("tini")
+    mounts = [
+        {"destination": "/sbin/docker-init", "type": "bind", "source": str(link)},
+        {"destination": "/x", "source": str(link), "options": ["rbind", "ro"]},
+        {"destination": "/proc", "type": "proc", "source": "proc"},
+        {"destination": "/none"},
+    ]
+    (tmp_path / "config.json").write_text(json.dumps({"root": {"path": "r"}, "mounts": mounts}))
+    directory = tmp_path / "pending"
+    directory.mkdir()
+    prepare(directory, Pending("", "", (), 1, 1, 1), tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())["mounts"]
+    real = os.path.realpath(tmp_path / "tini")
+    assert [one.get("source") for one in written] == [real, real, "proc", None]
+    assert written[1]["options"] == ["rbind", "ro"]
 
 
 def test_criu_is_told_the_cgroup_where_there_is_only_v2(tmp_path: Path) -> None:
@@ -247,8 +277,8 @@ def test_a_relative_rootfs_is_in_the_bundle(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"root": {"path": "rootfs"}}')
     directory = tmp_path / "pending"
     directory.mkdir()
-    rootfs, _ = prepare(directory, Pending("", "", (), 1, 1, 1), tmp_path)
-    assert rootfs == f"{tmp_path}/rootfs"
+    prepared = prepare(directory, Pending("", "", (), 1, 1, 1), tmp_path)
+    assert prepared.rootfs == f"{tmp_path}/rootfs"
 
 
 def test_times_of_a_pending_restore_have_defaults(tmp_path: Path) -> None:

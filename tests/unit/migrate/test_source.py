@@ -21,6 +21,7 @@ from migrate.errors import (
     MemoryLost,
     OutcomeUnknown,
     RestoreFailed,
+    Unsupported,
 )
 from migrate.freeze import FrozenPart
 from migrate.journal import COMMIT_SENT, CONFIRMED, Header, Journal
@@ -154,6 +155,17 @@ def test_all_is_noted_before_it_is_done(world: World, monkeypatch: pytest.Monkey
         world.run()
     assert noted == [3]
     assert world.thawed()
+
+
+def test_what_was_paused_meanwhile_stays_paused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freeze_module, "is_frozen", lambda path: True)
+    world.answers(Done())
+    with pytest.raises(Unsupported, match="paused"):
+        world.run()
+    assert not world.thawed()
+    assert not world.left()
 
 
 @pytest.mark.parametrize(

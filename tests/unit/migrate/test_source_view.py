@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 
 from migrate import source_view
-from migrate.errors import Busy
+from migrate.errors import Busy, ContainerNotRunning, Unsupported
 from migrate.source_view import (
+    SourceView,
     _shm_used,
     _size,
     check_here,
+    look,
     memory_of,
     open_connections,
     tasks,
@@ -210,3 +212,32 @@ def test_a_connection_of_our_own_on_loopback_does_not_count() -> None:
         socket.create_connection(listener.getsockname()),
     ):
         assert open_connections(os.getpid()) == before
+
+
+def test_a_volume_that_was_filled_meanwhile_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    volumes = (str(tmp_path / "one"), str(tmp_path / "two"))
+    anything: Any = None
+    view = SourceView({}, anything, anything, tmp_path, 1, anything, volumes)
+    view.check_volumes()
+    (tmp_path / "two/.hidden").touch()
+    with pytest.raises(Unsupported, match="two"):
+        view.check_volumes()
+
+
+@pytest.mark.parametrize("gone", [FileNotFoundError(), ProcessLookupError(), Unsupported("x")])
+@pytest.mark.parametrize("running", [True, False])
+def test_a_container_that_ends_while_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, gone: Exception, running: bool
+) -> None:
+    def fails(docker: Any, name: str) -> None:
+        raise gone
+
+    monkeypatch.setattr(source_view, "_look", fails)
+    docker: Any = SimpleNamespace(
+        inspect_container=lambda name: {"State": {"Running": running}}
+    )  # fmt: skip
+    really = isinstance(gone, Unsupported) and running
+    with pytest.raises(Unsupported if really else ContainerNotRunning):
+        look(docker, "app")

@@ -19,7 +19,7 @@ import pytest
 from migrate import netlock
 from migrate import undo as undo_module
 from migrate.container_spec import RUNTIME
-from migrate.errors import Busy, ContainerNotFound
+from migrate.errors import Busy, ContainerNotFound, PlacementFailed
 from migrate.frontend_record import Lead
 from migrate.messages import SwitchFrontend
 from migrate.placement import ImageView
@@ -31,6 +31,7 @@ from migrate.undo import (
     RemoveNetwork,
     RemoveTree,
     RemoveUnborn,
+    RemoveVolume,
     RenameBack,
     RestoreCpuLimit,
     RestoreRestartPolicy,
@@ -40,6 +41,7 @@ from migrate.undo import (
     Unmount,
     created_at,
     freeze,
+    is_frozen,
     start_time,
     thaw,
     undo,
@@ -53,6 +55,7 @@ class Docker:
         self.calls: list[tuple[Any, ...]] = []
         self.fails: dict[str, list[Exception]] = {}
         self.images: tuple[ImageView, ...] = ()
+        self.listed: list[dict[str, Any]] = []
         self.found: dict[str, Any] | None = None
 
     def _note(self, *call: Any) -> None:
@@ -74,6 +77,16 @@ class Docker:
 
     def set_restart_policy(self, container: str, policy: dict[str, Any]) -> None:
         self._note("set_restart_policy", container, policy)
+
+    def volume_is_empty(self, name: str) -> bool:
+        self._note("volume_is_empty", name)
+        return name != "full"
+
+    def remove_volume(self, name: str) -> None:
+        self._note("remove_volume", name)
+
+    def containers(self) -> list[dict[str, Any]]:
+        return self.listed
 
     def images_view(self) -> tuple[ImageView, ...]:
         return self.images
@@ -115,6 +128,25 @@ def test_a_container_that_is_gone_is_no_failure(docker: Docker) -> None:
     undo(RenameBack("c", "app"))
     undo(RestoreRestartPolicy("c", {"Name": "always"}))
     assert len(docker.calls) == 2
+
+
+def test_of_a_volume_that_was_made_only_an_empty_one_goes(docker: Docker) -> None:
+    undo(RemoveVolume("full"))
+    undo(RemoveVolume("data"))
+    docker.fails = {"volume_is_empty": [PlacementFailed("no such volume")]}
+    undo(RemoveVolume("gone"))
+    assert [call for call in docker.calls if call[0] == "remove_volume"] == [
+        ("remove_volume", "data")
+    ]
+
+
+def test_a_network_that_others_use_stays(docker: Docker) -> None:
+    docker.listed = [{"NetworkSettings": {"Networks": {"lan": {}}}}, {"NetworkSettings": None}]
+    undo(RemoveNetwork("lan"))  # of a container that does not run Docker would take it away
+    assert docker.calls == []
+    docker.fails = {"remove_network": [Busy("it has active endpoints")]}
+    undo(RemoveNetwork("other"))
+    assert docker.calls == [("remove_network", "other")]
 
 
 def test_a_removal_that_is_under_way_is_waited_for(docker: Docker) -> None:
@@ -360,3 +392,20 @@ def test_a_front_end_leads_to_where_it_led_before(monkeypatch: pytest.MonkeyPatc
     lead = Lead("game", ("10.0.0.1", 1), ("10.0.0.2", 1))
     undo(SwitchFrontendBack("front", (lead,)))
     assert asked == ["greet", SwitchFrontend((Lead("game", ("10.0.0.2", 1), ("10.0.0.1", 1)),))]
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "frozen"),
+    [
+        ("freezer.state", "FROZEN", True),
+        ("freezer.state", "THAWED", False),
+        ("cgroup.freeze", "1", True),
+        ("cgroup.freeze", "0", False),
+        ("other", "1", False),
+    ],
+)
+def test_what_somebody_has_paused_is_seen(
+    tmp_path: Path, name: str, word: str, frozen: bool
+) -> None:
+    (tmp_path / name).write_text(word + "\n")
+    assert is_frozen(str(tmp_path)) == frozen
