@@ -14,12 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from migrate.docker_host import DockerHost
+from migrate.errors import (
+    CommandFailed,
+    ContainerNotFound,
+    ContainerNotRunning,
+)
 from migrate.host_facts import HostFacts
 from migrate.pairing import Candidate
 from migrate.source_view import SourceView, check_here, look, open_connections, tasks
 from transport.errors import Failure
 
 COMPOSE = "com.docker.compose."
+# What looking can end with when the container goes: our failures, and those of reading /proc.
+_LOOKING = (Failure, OSError, IndexError, ValueError)
 SAMPLE = 0.5  # seconds over which the use of the CPUs is measured
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -40,11 +47,15 @@ class Wish:
 
 @dataclass(frozen=True)
 class Immovable:
-    """A container that was meant and cannot leave this host, whatever other hosts there are."""
+    """A container that was meant and cannot leave this host, whatever other hosts there are.
+
+    `gone`: because it has ended, or was removed, while it was looked at.
+    """
 
     name: str
     failure: Failure
     project: str = ""
+    gone: bool = False
 
 
 def choose(listed: Sequence[Mapping[str, Any]], wish: Wish) -> list[str]:
@@ -53,6 +64,25 @@ def choose(listed: Sequence[Mapping[str, Any]], wish: Wish) -> list[str]:
         name_of(item) for item in listed
         if item.get("State") in ("running", "paused", "restarting") and _meant(item, wish)
     )  # fmt: skip
+
+
+def unmatched(listed: Sequence[Mapping[str, Any]], wish: Wish) -> list[str]:
+    """A sentence about each option of the wish that no running container matches, or about all of
+    them together when each has its own; `listed` as in `choose`."""
+    kinds = {
+        "--name": [(one, Wish(names=(one,))) for one in wish.names],
+        "--label": [(one, Wish(labels=(one,))) for one in wish.labels],
+        "--project": [(one, Wish(projects=(one,))) for one in wish.projects],
+    }
+    said = [
+        f"no running container matches {option} {value}"
+        for option, wishes in kinds.items() for value, alone in wishes if not choose(listed, alone)
+    ]  # fmt: skip
+    given = [option for option, wishes in kinds.items() if wishes]
+    given += ["--exclude"] * bool(wish.exclude)
+    if not said and len(given) > 1 and not choose(listed, wish):
+        said.append(f"no running container is left by {', '.join(given)} together")
+    return said
 
 
 def name_of(item: Mapping[str, Any]) -> str:
@@ -89,34 +119,49 @@ def look_at(
 ) -> tuple[list[Candidate], list[Immovable]]:
     """Look at those containers, and for how long each keeps a CPU busy (takes `SAMPLE`).
 
-    `tcp` as in `migrate move`. Raises DockerUnavailable.
+    `tcp` as in `migrate move`. One that ends meanwhile is among the immovable ones, as `gone`.
     """
-    views: list[SourceView] = []
+    seen: list[tuple[str, SourceView, int]] = []
     immovable: list[Immovable] = []
     for name in names:
         try:
             view = look(docker, name)
             check_here(here, view, tcp)
-            views.append(view)
-        except Failure as failure:
-            immovable.append(Immovable(name, failure, _project(docker, name)))
+            seen.append((name, view, busy(view)))
+        except _LOOKING as why:
+            immovable.append(_immovable(docker, name, why))
     began = time.monotonic()
-    before = [busy(view) for view in views]
-    if views:
+    if seen:
         time.sleep(SAMPLE)
-    spent = time.monotonic() - began
-    return [
-        candidate(view, (busy(view) - ticks) / _TICK / spent if spent else 0.0)
-        for view, ticks in zip(views, before, strict=True)
-    ], immovable
+    candidates: list[Candidate] = []
+    for name, view, ticks in seen:
+        spent = time.monotonic() - began
+        try:
+            candidates.append(candidate(view, (busy(view) - ticks) / _TICK / spent))
+        except _LOOKING as why:
+            immovable.append(_immovable(docker, name, why))
+    return candidates, immovable
 
 
-def _project(docker: DockerHost, name: str) -> str:
+def _immovable(docker: DockerHost, name: str, why: Exception) -> Immovable:
+    """What came of looking at a container: it has gone meanwhile, or stays for that reason."""
+    failure = why
+    if not isinstance(failure, Failure):  # of /proc, where it is not to be expected of a live one
+        failure = CommandFailed(f"container `{name}` cannot be looked at: {why!r}")
     try:
-        labels = docker.inspect_container(name)["Config"].get("Labels") or {}
-    except Failure:
-        return ""
-    return str(labels.get(COMPOSE + "project") or "")
+        found = docker.inspect_container(name)
+    except ContainerNotFound:
+        return Immovable(name, ContainerNotFound(f"`{name}` was removed meanwhile", ""), gone=True)
+    except Failure:  # Docker does not say
+        return Immovable(name, failure)
+    labels = found["Config"].get("Labels") or {}
+    project = str(labels.get(COMPOSE + "project") or "")
+    state = found["State"]
+    if not state.get("Running") and not state.get("Restarting"):
+        return Immovable(
+            name, ContainerNotRunning(f"`{name}` has ended meanwhile", ""), project, gone=True
+        )
+    return Immovable(name, failure, project)
 
 
 def candidate(view: SourceView, cpu: float) -> Candidate:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from migrate import __version__, arguments
-from migrate.errors import HostUnfit
+from migrate.errors import BUG, HostUnfit
 from transport.errors import Failure
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 COMMANDS = (
     "move", "fetch", "evacuate", "return", "setup", "check", "recover", "cache", "report",
@@ -36,7 +41,6 @@ migrate version
 HOST is [user@]host[:port] or an alias of ~/.ssh/config. `move` is only needed for a container that
 is named like a command. Exit codes: see the README."""
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
-BUG = 70  # sysexits.h: EX_SOFTWARE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -119,8 +123,35 @@ def with_sbin(path: str) -> str:
     return ":".join([*folders, *(sbin for sbin in SBIN if sbin not in folders)])
 
 
+class _MayBreak(io.FileIO):
+    """A descriptor whose reader may go away: then what is written is dropped, and the work goes on
+    (`migrate ... | head -1`). At the exit, too, where Python would make it exit code 120."""
+
+    def write(self, data: ReadableBuffer) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return memoryview(data).nbytes
+
+
+def _may_break(stream: TextIO) -> TextIO:
+    """The same stream, for a reader that may go away; as it is when it has no descriptor."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    try:
+        raw = _MayBreak(stream.fileno(), "w", closefd=False)
+    except (OSError, ValueError):  # closed
+        return stream
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw), stream.encoding, stream.errors,
+        line_buffering=stream.line_buffering, write_through=stream.write_through,
+    )  # fmt: skip
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point; gives the exit code."""
+    if argv is None:  # called as a program
+        sys.stdout, sys.stderr = _may_break(sys.stdout), _may_break(sys.stderr)
     given = parser().parse_args(with_command(sys.argv[1:] if argv is None else argv))
     os.environ["PATH"] = with_sbin(os.environ.get("PATH", os.defpath))
     try:

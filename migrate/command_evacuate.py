@@ -5,16 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from migrate import arguments, inventory, metrics, return_home
 from migrate.candidates import Wish
 from migrate.docker_host import DockerHost
-from migrate.errors import BadPlan
+from migrate.errors import BUG, Interrupted
 from migrate.evacuate import Evacuation, Settings, dry_run, only_run
 from migrate.evacuated import Records
 from migrate.fetch import Wanted, fetch
-from migrate.plan import Plan
+from migrate.host_setup import make_state_dirs
+from migrate.plan import LeftOut, Plan, with_left_out, with_notes
 from migrate.progress import Progress
 from migrate.progress_json import JsonProgress
 from migrate.progress_many import display
@@ -24,49 +26,69 @@ from transport.errors import Failure
 
 def evacuate(given: argparse.Namespace) -> int:
     """Empty this host; the exit code is that of the report."""
+    return _noting_failure(given, "evacuate", _evacuate)
+
+
+def come_back(given: argparse.Namespace) -> int:
+    """Bring back what was evacuated from here; the exit code is that of the report."""
+    return _noting_failure(given, return_home.ACTION, _come_back)
+
+
+def _evacuate(given: argparse.Namespace) -> int:
     began = time.monotonic()
-    hosts = inventory.names(given.hosts, given.inventory)
-    if not hosts:
-        raise BadPlan("no host is named to go to", "name one, or give --inventory")
+    records = Records()
+    hosts, nonsense = inventory.names(given.hosts, given.inventory)
     wish = Wish(
         tuple(given.name), tuple(given.label), tuple(given.project), tuple(given.exclude)
     )  # fmt: skip
     if given.dry_run:
-        return _finish(given, dry_run(_plan(Evacuation(wish, _settings(given)), hosts)), began)
+        evacuation = Evacuation(wish, _settings(given), records.all(), dry=True)
+        return _finish(given, dry_run(_plan(evacuation, hosts, nonsense)), began)
     with only_run() as lock:
-        evacuation = Evacuation(wish, _settings(given))
-        plan = _plan(evacuation, hosts)
+        evacuation = Evacuation(wish, _settings(given), records.all())
+        plan = _plan(evacuation, hosts, nonsense)
         if given.verbose and not given.json and plan.moves:
             print(dry_run(plan).text(), file=sys.stderr)
         if not plan.moves:
             return _finish(given, of_jobs("evacuate", plan, [], 0.0), began)
         shown = display("to", verbose=given.verbose)
-        return _finish(given, evacuation.run(plan, lock, shown, Records()), began)
+        return _finish(given, evacuation.run(plan, lock, shown, records), began)
 
 
-def _plan(evacuation: Evacuation, hosts: list[str]) -> Plan:
-    return Plan((), ()) if evacuation.nothing_to_do else evacuation.plan(hosts)
+def _plan(evacuation: Evacuation, hosts: list[str], nonsense: list[LeftOut]) -> Plan:
+    plan = Plan((), ()) if evacuation.nothing_to_do else evacuation.plan(hosts)
+    return with_notes(with_left_out(plan, [*nonsense, *plan.left_out]), evacuation.notes)
 
 
-def come_back(given: argparse.Namespace) -> int:
-    """Bring back what was evacuated from here; the exit code is that of the report."""
+def _come_back(given: argparse.Namespace) -> int:
     began = time.monotonic()
     records = Records()
     if given.dry_run:
-        meant = return_home.wanted(records.all(), given.containers, given.source or "")
-        plan = return_home.plan(meant) if meant else Plan((), ())
+        found, broken = records.read()
+        meant = return_home.wanted(found, given.containers, given.source or "")
+        plan = Plan((), ())
+        if meant:
+            return_home.refuse_unfit()
+            plan = return_home.foresee(meant, return_home.running_here(DockerHost()))
+        plan = with_notes(
+            plan, broken + return_home.unmatched(found, given.containers, given.source or "")
+        )
         return _finish(given, of_plan(return_home.ACTION, plan), began)
     with only_run() as lock:
-        return_home.forget_those_here(records, DockerHost())
-        meant = return_home.wanted(records.all(), given.containers, given.source or "")
+        found, broken = records.read()
+        meant = return_home.wanted(found, given.containers, given.source or "")
+        notes = broken + return_home.unmatched(found, given.containers, given.source or "")
         if not meant:
-            return _finish(given, of_plan(return_home.ACTION, Plan((), ())), began)
-        return_home.ready_here()
-        plan = return_home.plan(meant)
+            nothing = with_notes(Plan((), ()), notes)
+            return _finish(given, of_plan(return_home.ACTION, nothing), began)
+        make_state_dirs()
+        return_home.refuse_unfit()
+        plan = with_notes(return_home.plan(meant), notes)
         if not plan.moves:
             return _finish(given, of_jobs(return_home.ACTION, plan, [], 0.0), began)
         shown = display("from", verbose=given.verbose)
-        report = return_home.run(plan, _settings(given), lock, shown, records)
+        here = return_home.running_here(DockerHost())
+        report = return_home.run(plan, _settings(given), lock, shown, records, here)
         return _finish(given, report, began)
 
 
@@ -94,13 +116,38 @@ def _finish(given: argparse.Namespace, report: RunReport, began: float) -> int:
     """Say what there is to say, and note it in the metrics; gives the exit code."""
     report.seconds = time.monotonic() - began
     show(given, report)
-    if given.metrics and not given.dry_run:
-        try:
-            metrics.note(Path(given.metrics), report.action, run_of(report))
-        except Failure as failure:  # the containers are more important than the figures
-            print(f"migrate: {failure.message}\n  {failure.remedy}", file=sys.stderr)
-            return report.exit_code or failure.exit_code
-    return report.exit_code
+    unnoted = _note(given, report.action, run_of(report))
+    return report.exit_code or unnoted
+
+
+def _note(given: argparse.Namespace, action: str, run: metrics.Run) -> int:
+    """Note a run in the metrics, if there are any; 0, or the exit code of why it cannot be."""
+    if not given.metrics or given.dry_run:
+        return 0
+    try:
+        metrics.note(Path(given.metrics), action, run)
+    except Failure as failure:  # the containers are more important than the figures
+        print(f"migrate: {failure.message}\n  {failure.remedy}", file=sys.stderr)
+        return failure.exit_code
+    return 0
+
+
+def _noting_failure(
+    given: argparse.Namespace, action: str, run: Callable[[argparse.Namespace], int]
+) -> int:
+    """Run it; one that fails as a whole is in the metrics, too, else nobody would be alarmed."""
+    began = time.monotonic()
+    try:
+        return run(given)
+    except BaseException as why:
+        code = why.exit_code if isinstance(why, Failure) else BUG
+        if isinstance(why, KeyboardInterrupt):
+            code = Interrupted.exit_code
+        _note(given, action, metrics.Run(
+            outcomes={}, sent=0, downtimes=[], seconds=time.monotonic() - began,
+            exit_code=code, success=False, now=time.time(),
+        ))  # fmt: skip
+        raise
 
 
 def show(given: argparse.Namespace, report: RunReport) -> None:
@@ -108,6 +155,8 @@ def show(given: argparse.Namespace, report: RunReport) -> None:
     if given.json:
         print(report.to_json())
         return
+    for note in report.notes:
+        print(f"migrate: {note}", file=sys.stderr)
     if not report.containers:
         if given.verbose or sys.stdout.isatty():
             print("nothing to do")

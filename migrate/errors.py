@@ -9,6 +9,8 @@ import errno
 
 from transport.errors import Failure
 
+BUG = 70  # sysexits.h: EX_SOFTWARE; of whatever is no Failure
+
 
 class Interrupted(Failure):
     """Ctrl-C or SIGTERM before commit; everything was rolled back."""

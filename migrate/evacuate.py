@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migrate import inventory
-from migrate.candidates import Wish, choose, look_at
+from migrate.candidates import Wish, choose, look_at, unmatched
 from migrate.docker_host import DockerHost
 from migrate.errors import OtherRun
 from migrate.evacuated import Record, Records
 from migrate.host_facts import HostFacts, facts
-from migrate.host_setup import host_id, make_state_dirs
+from migrate.host_setup import host_id, known_host_id, make_state_dirs
 from migrate.pairing import Candidate, Host
 from migrate.plan import LeftOut, Move, Plan, Planner, with_left_out
 from migrate.progress_many import Quiet
@@ -25,6 +25,7 @@ from migrate.runner import Runner
 from migrate.schedule import FAILED, GONE, LEFT, MOVED, Job, Schedule
 from transport.bucket import RateLimit
 from transport.errors import Failure
+from transport.target import same_host
 
 RUN = Path("/run/migrate")
 MOST = 4  # migrations at once, unless told otherwise: more only wait for each other
@@ -61,14 +62,25 @@ def only_run(directory: Path = RUN) -> Iterator[int]:
 
 
 class Evacuation:
-    """What leaves this host, and where it can go. `plan` looks and plans, `run` moves."""
+    """What leaves this host, and where it can go. `plan` looks and plans, `run` moves.
 
-    def __init__(self, wish: Wish, settings: Settings) -> None:
-        make_state_dirs()
+    `before`: the records of earlier runs; `dry`: nothing at all is changed, not even our folders
+    are made.
+    """
+
+    def __init__(
+        self, wish: Wish, settings: Settings, before: Sequence[Record] = (), *, dry: bool = False
+    ) -> None:  # fmt: skip
+        if not dry:
+            make_state_dirs()
+        self._own_id = known_host_id if dry else host_id
         self._settings = settings
+        self._before = before
         self._docker = DockerHost()
         self._here: HostFacts = facts()
-        self._names = choose(self._docker.containers(), wish)
+        listed = self._docker.containers()
+        self._names = choose(listed, wish)
+        self.notes = unmatched(listed, wish)
         self._planner: Planner | None = None
         self.parallel = settings.parallel
 
@@ -86,10 +98,11 @@ class Evacuation:
         there: list[Host] = []
         left_out: list[LeftOut] = []
         if candidates:
-            there, left_out = inventory.ask(hosts, self._here, host_id(), self.parallel)
+            there, left_out = inventory.ask(hosts, self._here, self._own_id, self.parallel)
         self._planner = Planner(
-            self._here, there, candidates, immovable, split=self._settings.split
-        )
+            self._here, there, candidates, immovable, split=self._settings.split,
+            before=went_to(self._before, [host.name for host in there]),
+        )  # fmt: skip
         return with_left_out(self._planner.plan(), left_out)
 
     def run(self, plan: Plan, lock: int, shown: Quiet, records: Records) -> RunReport:
@@ -98,7 +111,7 @@ class Evacuation:
         planner = self._planner
         began = time.monotonic()
         limit = RUN / "evacuate.limit"
-        limit.unlink(missing_ok=True)
+        limit.unlink(missing_ok=True)  # what an earlier run has left unpaid is forgotten
 
         def place(
             names: Sequence[str], among: Collection[str] | None, without: Collection[str]
@@ -117,6 +130,16 @@ class Evacuation:
         return of_jobs("evacuate", plan, [*schedule.jobs.values()], seconds, runner.interrupted)
 
 
+def went_to(records: Sequence[Record], hosts: Sequence[str]) -> dict[str, set[str]]:
+    """For each compose project, to which of these hosts containers of it went, by the records."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        if record.project:
+            names = {host for host in hosts if same_host(host, record.host)}
+            found.setdefault(record.project, set()).update(names)
+    return found
+
+
 def fitting_parallel(
     candidates: Sequence[Candidate], free_memory: int | None, limit: RateLimit | None
 ) -> int:
@@ -133,10 +156,12 @@ def fitting_parallel(
 
 
 def move_words(job: Job, settings: Settings, limit: Path) -> list[str]:
-    """The call of `migrate` for a job; all share one limit through its file."""
+    """The call of `migrate` for a job; all share one limit through its file: the one that was given
+    with it, which others outside this run may share, or else `limit`."""
     words = ["move", job.name, job.move.host, "--tcp", settings.tcp, *settings.words]
     if settings.bwlimit:
-        words += ["--bwlimit", str(RateLimit(settings.bwlimit.rate, str(limit)))]
+        file = settings.bwlimit.file or str(limit)
+        words += ["--bwlimit", str(RateLimit(settings.bwlimit.rate, file))]
     return words
 
 

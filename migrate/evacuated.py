@@ -44,13 +44,21 @@ class Records:
 
     def all(self) -> list[Record]:
         """By name; what is no record is passed over."""
-        found = []
+        return self.read()[0]
+
+    def read(self) -> tuple[list[Record], list[str]]:
+        """All records, by name; and a sentence about each file there that is none."""
+        found, broken = [], []
         for path in sorted(self._directory.glob("*.json")):
-            with contextlib.suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
+            try:
                 record = msgspec.json.decode(path.read_bytes(), type=Record)
-                if path == self._path(record.name):
-                    found.append(record)
-        return found
+                if path != self._path(record.name):
+                    raise ValueError(f"it is named otherwise: {record.name!r}")
+            except (OSError, ValueError) as why:  # msgspec's and Unicode's errors are ValueErrors
+                broken.append(f"{path} is no record of a container, and is not heeded: {why}")
+            else:
+                found.append(record)
+        return found, broken
 
     def write(self, record: Record) -> None:
         """Put it on the disk, whole or not at all. Raises NoSpace when it cannot be written."""

@@ -41,6 +41,7 @@ from transport.target import parse_target
 
 SETTLE_PATIENCE = 90.0  # seconds: longer than the other side needs to notice that a link is dead
 SETTLE_PAUSE = 2.0
+PHASE = "fetch"  # until the source has found the container and begins
 FETCHED = "fetched from "  # before the name of a peer, in the journal of its destination
 
 
@@ -62,6 +63,7 @@ class Receiver(Agent):
         super().__init__(channel, peer)
         self._interrupts = interrupts
         self._progress = progress
+        self._reached = ""
 
     @property
     def session(self) -> str:
@@ -79,6 +81,7 @@ class Receiver(Agent):
             while (frame := self._next()).kind != REPORT:
                 self._progress.advance(len(frame.payload))
                 self.serve_one(frame)
+                self._say_how_far()
             return msgspec.json.decode(frame.payload, type=Report)
         except ConnectionLost as lost:
             self.source_lost(lost)
@@ -87,6 +90,14 @@ class Receiver(Agent):
             broken = ConnectionLost(f"what the source sends makes no sense: {corrupt}")
             self.source_lost(broken)
             raise broken from corrupt
+
+    def _say_how_far(self) -> None:
+        """As the phases of `migrate move`, once each: who has called us must know of the commit."""
+        destination = self.destination
+        reached = "confirm" if destination.running else "prepare" if destination.begun else ""
+        if reached != self._reached:
+            self._reached = reached
+            self._progress.reached(reached)
 
     def _next(self) -> Frame:
         """The next frame. A signal is passed on as our refusal, and the source undoes, too."""
@@ -114,7 +125,7 @@ def fetch(wanted: Wanted, progress: Progress) -> Summary:
                 connect(parse_target(wanted.host)) as connection,
                 connection.open(_source([*wanted.words, wanted.container])) as process,
                 Channel.over_process(process) as channel,
-                progress.phase("fetch"),
+                progress.phase(PHASE),
             ):
                 interrupts.polite()
                 receiver = Receiver(channel, FETCHED + wanted.host, interrupts, progress)

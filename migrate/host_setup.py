@@ -194,6 +194,14 @@ def host_id(places: Places | None = None) -> str:
         return path.read_text().strip()
 
 
+def known_host_id(places: Places | None = None) -> str:
+    """`host_id`, but "" when it was never made: for who must not change anything."""
+    try:
+        return ((places or Places()).state / "host-id").read_text().strip()
+    except OSError:
+        return ""
+
+
 def make_state_dirs(places: Places | None = None) -> list[str]:
     """Make our folders where they are missing, for root only; give what was made, as sentences.
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from migrate.agent_link import AgentLink
+from migrate.candidates import name_of
 from migrate.errors import BadPlan, CommandFailed
 from migrate.host_facts import HostFacts
 from migrate.messages import Offer, Survey
@@ -20,7 +21,7 @@ from migrate.pairing import Host, refuse_pair, refuse_probe
 from migrate.plan import LeftOut
 from migrate.protocol import call
 from migrate.run import run
-from transport.errors import Failure
+from transport.errors import BadTarget, Failure
 from transport.ssh_config import config_lines
 from transport.target import parse_target
 
@@ -30,23 +31,43 @@ SSH, DOCKER = "ssh", "docker"
 _HOST = re.compile(r"\s*Host(?:\s*=\s*|\s+)(.+?)\s*$", re.IGNORECASE)
 
 
-def names(given: Sequence[str], inventories: Sequence[str]) -> list[str]:
-    """The hosts named on the command line and in the inventories, each once, in that order.
+def names(given: Sequence[str], inventories: Sequence[str]) -> tuple[list[str], list[LeftOut]]:
+    """The hosts named on the command line and in the inventories, each once, in that order; and
+    what of the inventories names no host, with where it stands and why.
 
     An inventory is `ssh` (~/.ssh/config), `docker` (its contexts), or a file. Raises BadPlan when
-    one cannot be read, BadTarget for what is no host.
+    one cannot be read or no host is left, BadTarget for a word of the command line that is no host.
     """
-    found = list(given)
-    for inventory in inventories:
-        if inventory == SSH:
-            found += of_ssh_config(config_lines(Path.home() / ".ssh" / "config"))
-        elif inventory == DOCKER:
-            found += of_contexts(_contexts())
-        else:
-            found += of_file(_text(Path(inventory)))
-    for name in found:
+    for name in given:
         parse_target(name)
-    return list(dict.fromkeys(found))
+    found = list(given)
+    left_out: list[LeftOut] = []
+    for inventory in inventories:
+        for name, where in _listed(inventory):
+            try:
+                parse_target(name)
+            except BadTarget as failure:
+                left_out.append(LeftOut(name, f"{where}: {failure.message}", failure.remedy))
+            else:
+                found.append(name)
+    if not found:
+        why = "; ".join(one.why for one in left_out)
+        raise BadPlan(
+            "no host is named to go to" + (f": {why}" if why else ""),
+            "name one, or give --inventory",
+        )
+    return list(dict.fromkeys(found)), left_out
+
+
+def _listed(inventory: str) -> list[tuple[str, str]]:
+    """What an inventory names, and where each stands, as a person would look for it."""
+    if inventory == SSH:
+        names_ = of_ssh_config(config_lines(Path.home() / ".ssh" / "config"))
+        return [(name, "~/.ssh/config") for name in names_]
+    if inventory == DOCKER:
+        return [(name, "a context of Docker") for name in of_contexts(_contexts())]
+    lines = of_file(_text(Path(inventory)))
+    return [(name, f"{inventory}, line {number}") for number, name in lines]
 
 
 def of_ssh_config(lines: Iterable[str]) -> list[str]:
@@ -75,10 +96,10 @@ def of_contexts(text: str) -> list[str]:
     return found
 
 
-def of_file(text: str) -> list[str]:
-    """One host per line; `#` begins a comment."""
-    lines = (line.partition("#")[0].split() for line in text.splitlines())
-    return [words[0] for words in lines if words]
+def of_file(text: str) -> list[tuple[int, str]]:
+    """The number of a line, from 1, and its host: one per line; `#` begins a comment."""
+    lines = (line.partition("#")[0].split() for line in text.split("\n"))
+    return [(number, words[0]) for number, words in enumerate(lines, 1) if words]
 
 
 def _contexts() -> str:
@@ -90,18 +111,22 @@ def _contexts() -> str:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
+        return path.read_text(errors="replace")  # what is no text is no host either
+    except OSError as error:
         raise BadPlan(f"the inventory {path} cannot be read: {error}") from error
 
 
 def ask(
-    hosts: Sequence[str], here: HostFacts, own_id: str, parallel: int
+    hosts: Sequence[str], here: HostFacts, own_id: Callable[[], str], parallel: int
 ) -> tuple[list[Host], list[LeftOut]]:
-    """Ask all of them what they could take in; who does not answer, or cannot, is left out."""
+    """Ask all of them what they could take in; who does not answer, or cannot, is left out.
+
+    `own_id` gives this host's id; it is asked last, since this host may be among them, and makes
+    its id when it is asked.
+    """
     with ThreadPoolExecutor(min(AT_ONCE, max(1, len(hosts)))) as pool:
         answers = list(pool.map(lambda name: _ask(name, here, parallel), hosts))
-    return sort_out(answers, own_id)
+    return sort_out(answers, own_id())
 
 
 def sort_out(
@@ -123,6 +148,20 @@ def sort_out(
             seen[answer.host_id] = answer.name
             hosts.append(answer)
     return hosts, left_out
+
+
+def containers_at(name: str) -> dict[str, bool]:
+    """The names of the containers at a host, and whether each runs; changes nothing there.
+
+    Raises what connecting raises, and DockerUnavailable.
+    """
+    with AgentLink(name) as link:
+        link.greet()
+        offer = call(link.channel, Survey(), Offer, ANSWER)
+    return {
+        name_of(item): item.get("State") in ("running", "paused", "restarting")
+        for item in offer.view.containers
+    }  # fmt: skip
 
 
 def _ask(name: str, here: HostFacts, parallel: int) -> Host | LeftOut:

@@ -42,13 +42,17 @@ class Move:
 
 @dataclass(frozen=True)
 class Stay:
-    """A container that stays; `code`: the class of the failure."""
+    """A container that stays; `code`: the class of the failure.
+
+    `gone`: it has ended, or was removed, before it could move.
+    """
 
     name: str
     why: str
     code: str
     remedy: str = ""
     refused: Mapping[str, str] = field(default_factory=dict)
+    gone: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,11 +66,12 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Plan:
-    """`moves` in the order in which to begin them."""
+    """`moves` in the order in which to begin them; `notes`: sentences about the run as a whole."""
 
     moves: tuple[Move, ...]
     stays: tuple[Stay, ...]
     left_out: tuple[LeftOut, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Planner:
@@ -75,29 +80,33 @@ class Planner:
     def __init__(
         self, source: HostFacts, hosts: Sequence[Host], candidates: Sequence[Candidate],
         immovable: Sequence[Immovable] = (), *, split: bool = False,
+        before: Mapping[str, Collection[str]] | None = None,
     ) -> None:  # fmt: skip
+        """`before`: for each project, the hosts that others of it went to in earlier runs."""
         self._source = source
         self._hosts = {host.name: host for host in hosts}
         self._empty: dict[str, DestinationView] = {host.name: host.view for host in hosts}
         self._candidates = {one.name: one for one in candidates}
         self._immovable = sorted(immovable, key=lambda one: one.name)
         self._split = split
+        self._before = {} if split else dict(before or {})
 
     def plan(self) -> Plan:
         """Place everything."""
         moves: dict[str, Move] = {}
         stays = [
-            Stay(one.name, one.failure.message, one.failure.code, one.failure.remedy)
+            Stay(one.name, one.failure.message, one.failure.code, one.failure.remedy, gone=one.gone)
             for one in self._immovable
         ]
-        held = {} if self._split else {i.project: i.name for i in self._immovable if i.project}
+        bound = [one for one in self._immovable if one.project and not one.gone]
+        held = {} if self._split else {one.project: one.name for one in bound}
         for group in self._groups():
             project = group[0].project
             if project in held:
                 why = f"its project {project} stays together, and {held[project]} cannot move"
                 stays += [Stay(one.name, why, "Unsupported", "--split") for one in group]
                 continue
-            placed, refused = self.place([one.name for one in group])
+            placed, refused = self._with_the_others([one.name for one in group], project)
             if placed:
                 moves.update((move.name, move) for move in placed)
             else:
@@ -106,6 +115,20 @@ class Planner:
         return Plan(
             tuple(in_order(moves.values())), tuple(sorted(stays, key=lambda stay: stay.name))
         )
+
+    def _with_the_others(
+        self, names: Sequence[str], project: str
+    ) -> tuple[list[Move], dict[str, str]]:
+        """Place them where others of their project went before, else wherever they can go."""
+        there = sorted(set(self._before.get(project, ())) & set(self._hosts))
+        if not there:
+            return self.place(names)
+        placed, refused = self.place(names, among=there)
+        why = "others of its project are there"
+        if not placed:
+            placed, refused = self.place(names)
+            why = f"others of its project are on {', '.join(there)}, where it does not fit"
+        return [replace(move, why=f"{why}, {move.why}") for move in placed], refused
 
     def place(
         self, names: Sequence[str], *, among: Collection[str] | None = None,
@@ -207,12 +230,13 @@ def _after(one: Candidate, project: Sequence[Candidate]) -> tuple[str, ...]:
 
 
 def in_order(moves: Iterable[Move]) -> list[Move]:
-    """The smallest first, but none before what it depends on."""
+    """The smallest first, but none before what it depends on; in a circle, the smallest of it."""
     left = sorted(moves, key=lambda move: (move.size, move.name))
     done: list[Move] = []
     while left:
         waiting = {move.name for move in left}
-        ready = next(move for move in left if not waiting & set(move.after))
+        free = (move for move in left if not (waiting - {move.name}) & set(move.after))
+        ready = next(free, left[0])
         left.remove(ready)
         done.append(ready)
     return done
@@ -254,6 +278,24 @@ def _nowhere(refused: Mapping[str, str]) -> str:
     if len(reasons) == 1:
         return reasons[0]
     return "; ".join(f"{host}: {why}" for host, why in sorted(refused.items()))
+
+
+def without_circles(moves: Sequence[Move]) -> tuple[list[Move], list[str]]:
+    """The same moves in the same order, none of which waits for itself or for a later one, as in a
+    circle; and the names of those that did."""
+    straight: list[Move] = []
+    names = {move.name for move in moves}
+    for move in moves:
+        names.discard(move.name)
+        after = tuple(name for name in move.after if name != move.name and name not in names)
+        straight.append(replace(move, after=after))
+    return straight, [
+        old.name for old, new in zip(moves, straight, strict=True) if old.after != new.after
+    ]
+
+
+def with_notes(plan: Plan, notes: Sequence[str]) -> Plan:
+    return replace(plan, notes=(*notes, *plan.notes))
 
 
 def with_left_out(plan: Plan, left_out: Sequence[LeftOut]) -> Plan:

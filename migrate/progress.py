@@ -60,6 +60,9 @@ class Progress:
             with suppress(OSError):
                 self._bar.update(amount)
 
+    def reached(self, name: str) -> None:
+        """Within the current phase, something has come to the one of that name: for programs."""
+
     def note(self, text: str) -> None:
         """A line that only `-v` shows."""
         if self.verbose and not self._quiet:

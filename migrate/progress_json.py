@@ -35,6 +35,9 @@ class JsonProgress(Progress):
             self._said = now
             self._say({"bytes": self._bytes})
 
+    def reached(self, name: str) -> None:
+        self._say({"phase": name, "total": None})
+
     def note(self, text: str) -> None:
         if self.verbose:
             self._say({"note": text})

@@ -48,7 +48,7 @@ class Out(msgspec.Struct):
 
 
 class RunReport(msgspec.Struct):
-    """`error`: the class of the exit code, "" for success."""
+    """`error`: the class of the exit code, "" for success; `notes`: sentences about all of it."""
 
     action: str
     containers: list[Line]
@@ -56,6 +56,7 @@ class RunReport(msgspec.Struct):
     seconds: float = 0.0
     exit_code: int = 0
     error: str = ""
+    notes: list[str] = []
 
     def to_json(self) -> str:
         return msgspec.json.encode(self).decode()
@@ -106,7 +107,8 @@ def of_plan(action: str, plan: Plan) -> RunReport:
         )
         for move in plan.moves
     ]  # fmt: skip
-    return _finished(RunReport(action, lines + stays(plan), out(plan.left_out)))
+    report = RunReport(action, lines + stays(plan), out(plan.left_out), notes=[*plan.notes])
+    return _finished(report)
 
 
 def of_jobs(
@@ -114,7 +116,9 @@ def of_jobs(
 ) -> RunReport:
     """What has become of it."""
     lines = [of_job(job) for job in jobs]
-    report = RunReport(action, lines + stays(plan), out(plan.left_out), seconds)
+    report = RunReport(
+        action, lines + stays(plan), out(plan.left_out), seconds, notes=[*plan.notes]
+    )
     return _finished(report, interrupted)
 
 
@@ -137,8 +141,8 @@ def of_job(job: Job) -> Line:
 
 def stays(plan: Plan) -> list[Line]:
     return [
-        Line(stay.name, STAYS, why=stay.why, error=stay.code, remedy=stay.remedy,
-             refused=dict(stay.refused))
+        Line(stay.name, GONE if stay.gone else STAYS, why=stay.why, error=stay.code,
+             remedy=stay.remedy, refused=dict(stay.refused))
         for stay in plan.stays
     ]  # fmt: skip
 

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from migrate.progress_many import Quiet
@@ -106,16 +107,16 @@ class Runner:
             with suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
         try:
-            out, said = await asyncio.gather(_read(process), self._listen(process, job))
+            out, (said, phase) = await asyncio.gather(_read(process), self._listen(process, job))
             code = await process.wait()
         finally:
             self._processes.pop(job.name, None)
-        return result_of(code, out.decode(errors="replace"), said)
+        return replace(result_of(code, out.decode(errors="replace"), said), phase=phase)
 
-    async def _listen(self, process: asyncio.subprocess.Process, job: Job) -> str:
-        """Show what it says; gives the last line that was no progress."""
+    async def _listen(self, process: asyncio.subprocess.Process, job: Job) -> tuple[str, str]:
+        """Show what it says; gives the last line that was no progress, and the last phase."""
         assert process.stderr
-        said = ""
+        said = phase = ""
         while line := await process.stderr.readline():
             text = line.decode(errors="replace").strip()
             try:
@@ -124,8 +125,9 @@ class Runner:
                 said = text or said
                 continue
             if isinstance(event, dict):
+                phase = str(event.get("phase") or phase)
                 self._shown.event(job, event)
-        return said
+        return said, phase
 
 
 async def _read(process: asyncio.subprocess.Process) -> bytes:

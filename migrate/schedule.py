@@ -46,12 +46,17 @@ _OF_THE_HOST = {20, 21, 22, 23, 24, 31, 33}  # not reached, not let in, not set 
 _OF_THE_PAIR = {30, 32, 34, 40, 41, 42}  # HostUnfit, CriuUnfit, NameTaken, NoSpace, ...
 _SURE = _OF_THE_PAIR | _OF_THE_HOST - {20, 33}  # the same a second later
 _UNSURE, _INTERRUPTED = 60, 130
+_MEMORY_LOST = 56  # of a container that ran there already: it comes only after commit
+COMMITTED = "confirm"  # the phase that a `migrate` says to be in once the destination has it
 
 
-def judge(exit_code: int, tries: int) -> Verdict:
-    """What to do when `migrate` ended with `exit_code` at the `tries`-th try on this host."""
+def judge(exit_code: int, tries: int, phase: str = "") -> Verdict:
+    """What to do when `migrate` ended with `exit_code` at the `tries`-th try on this host, after it
+    had come to that phase."""
     if exit_code == 0:
         return Verdict.DONE
+    if phase == COMMITTED or exit_code == _MEMORY_LOST:
+        return Verdict.UNSURE  # it is here no more: another try would find that it has gone
     if exit_code in _ENDED:
         return Verdict.GONE
     if exit_code == _UNSURE:
@@ -69,7 +74,7 @@ def judge(exit_code: int, tries: int) -> Verdict:
 class Result:
     """How one migration ended; `exit_code` below zero: by that signal.
 
-    `summary`: its `--json` output, {} when there was none.
+    `summary`: its `--json` output, {} when there was none; `phase`: the last that it was in.
     """
 
     exit_code: int
@@ -77,6 +82,17 @@ class Result:
     remedy: str = ""
     code: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
+    phase: str = ""
+
+
+def _doubt(result: Result) -> str:
+    """Why nobody should believe afterwards that the container has ended by itself; "": no reason.
+
+    AgentFailed (53) says among other things that not everything could be undone.
+    """
+    if result.exit_code < 0:
+        return "a `migrate` that was killed"
+    return f"a `migrate` that said: {result.message}" if result.exit_code == 53 else ""
 
 
 @dataclass
@@ -88,7 +104,7 @@ class Job:
     tries: int = 0  # on this host
     attempts: int = 0
     not_before: float = 0.0
-    killed: bool = False  # a `migrate` of it was ended by a signal
+    doubt: str = ""  # an end of an earlier `migrate` of it, after which it may have lost its copy
     tried: list[str] = field(default_factory=list)  # hosts that will not do
     result: Result | None = None
     note: str = ""
@@ -104,6 +120,8 @@ class Job:
 
 class Schedule:
     """Ask `ready` for what to begin, tell it by `ended` how that went, until `over`."""
+
+    _no_other = "; no other host can take it"
 
     def __init__(
         self, moves: Sequence[Move], parallel: int, place: Place, take_back: TakeBack,
@@ -159,8 +177,7 @@ class Schedule:
         """The migration of that container has ended."""
         job = self.jobs[name]
         job.result = result
-        job.killed = job.killed or result.exit_code < 0
-        verdict = judge(result.exit_code, job.tries)
+        verdict = judge(result.exit_code, job.tries, result.phase)
         if verdict is Verdict.AGAIN and job.move.host in self.lost:
             verdict = Verdict.ELSEWHERE
         match verdict:
@@ -176,16 +193,21 @@ class Schedule:
             case Verdict.NOTHING_HELPS:
                 self._take_back(name, job.move.host)
                 self._fail(job, result.message)
-            case Verdict.GONE if job.killed:  # its guard may have ended our copy, or it itself
-                self._end(job, UNSURE, f"{result.message}, after a `migrate` that was killed")
+            case Verdict.GONE if job.doubt:  # that one, or its guard, may have ended our copy
+                self._end(job, UNSURE, f"{result.message}, after {job.doubt}")
             case Verdict.GONE:
                 self._take_back(name, job.move.host)
-                self._end(job, GONE, result.message)
+                self._end(job, *self._gone(job, result))
             case Verdict.UNSURE:
                 self._end(job, UNSURE, result.message)
             case Verdict.STOPPED:
                 self._end(job, LEFT, result.message)
+        job.doubt = job.doubt or _doubt(result)
         return verdict
+
+    def _gone(self, job: Job, result: Result) -> tuple[str, str]:
+        """What a container is that `migrate` has not found, or not running: its state, and why."""
+        return GONE, result.message
 
     # -- when it fails -----------------------------------------------------------------------------
 
@@ -221,7 +243,7 @@ class Schedule:
             return
         why = job.result.message if job.result else self.lost.get(job.move.host, "")
         together = f"; the others of its project are on {', '.join(sorted(settled))}"
-        nowhere = together if settled else "" if enough else "; no other host can take it"
+        nowhere = together if settled else "" if enough else self._no_other
         self._fail(job, why + nowhere)
         for one in rest[1:]:
             if one.state == "waiting":

@@ -16,6 +16,7 @@ _USER = re.compile(r"[\w.+][\w.+@-]*")
 _ZONE = re.compile(r"[\w.-]+")
 _PORT = re.compile(r"[0-9]{1,5}")
 _MAX_PORT = 65535
+SSH_PORT = 22
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,20 @@ class Target:
         user = "" if self.user is None else f"{self.user}@"
         port = "" if self.port is None else f":{self.port}"
         return f"{user}{host}{port}"
+
+
+def same_host(one: str, other: str) -> bool:
+    """Whether two HOST arguments name one host: the same name and port, whoever logs in there.
+
+    No port is 22. Texts that cannot be read as HOST are the same only when they are equal.
+    """
+    try:
+        first, second = parse_target(one), parse_target(other)
+    except BadTarget:
+        return one == other
+    return (first.host.lower(), first.port or SSH_PORT) == (
+        second.host.lower(), second.port or SSH_PORT,
+    )  # fmt: skip
 
 
 def parse_target(text: str) -> Target:

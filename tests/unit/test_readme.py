@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-import migrate.errors  # noqa: F401 - defines most of the classes
-from migrate.cli import BUG, COMMANDS, parser
+from migrate.cli import COMMANDS, parser
+from migrate.errors import BUG
 from migrate.summary import Summary
 from transport.errors import Failure
 

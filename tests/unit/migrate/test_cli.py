@@ -17,8 +17,8 @@ import migrate
 import migrate.errors
 import transport.errors
 from migrate import cli
-from migrate.cli import BUG, COMMANDS, main, parser, with_command, with_sbin
-from migrate.errors import DumpFailed, Interrupted
+from migrate.cli import COMMANDS, main, parser, with_command, with_sbin
+from migrate.errors import BUG, DumpFailed, Interrupted
 from transport.errors import Failure
 
 
@@ -241,3 +241,54 @@ def test_asking_for_the_version_loads_neither_docker_nor_ssh() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+# -- a reader that goes away ----------------------------------------------------------------------
+
+PROGRAM = """
+import os, sys
+from pathlib import Path
+from migrate import cli
+def dispatch(given):
+    for _ in range(int(sys.argv.pop())):
+        print("a line on stdout, of which a great many fill all buffers there are")
+        print("a line on stderr", file=sys.stderr)
+    Path(sys.argv.pop()).write_text("done")
+    return 80
+parse = cli.with_command
+cli._dispatch, os.geteuid, cli.with_command = dispatch, lambda: 0, lambda argv: parse(argv[:1])
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 5000])
+@pytest.mark.parametrize("broken", ["stdout", "stderr", "both"])
+def test_a_reader_that_goes_away_stops_nothing(tmp_path: Path, lines: int, broken: str) -> None:
+    """`migrate ... | true`: the work goes on, and the exit code is that of the work."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = ["recover", str(tmp_path / "done"), str(lines)]
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, *words], cwd=Path(__file__).parents[3],
+        stdout=subprocess.PIPE if broken == "stderr" else writer,
+        stderr=subprocess.PIPE if broken == "stdout" else writer, text=True,
+    ) as process:  # fmt: skip
+        os.close(writer)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 80
+    assert (tmp_path / "done").read_text() == "done"
+    if broken == "stdout":
+        assert err == "a line on stderr\n" * lines
+    if broken == "stderr":
+        assert out.count("\n") == lines
+
+
+def test_what_is_read_arrives_whole(tmp_path: Path) -> None:
+    words = ["recover", str(tmp_path / "done"), "5000"]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words], cwd=Path(__file__).parents[3],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 80
+    assert done.stdout.count("\n") == 5000
+    assert set(done.stderr.splitlines()) == {"a line on stderr"}

@@ -1,4 +1,4 @@
-"""migrate.evacuate, return_home, command_evacuate: how many, by which words, what is said."""
+"""migrate.evacuate, command_evacuate: how many, by which words, what is said."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate import command_evacuate, evacuate, return_home
+from migrate import command_evacuate, evacuate, host_setup, inventory, metrics
+from migrate.candidates import Wish
 from migrate.cli import parser
 from migrate.command_evacuate import run_of, show
-from migrate.errors import OtherRun
+from migrate.errors import BadPlan, DockerUnavailable, OtherRun
 from migrate.evacuate import MOST, Settings, fitting_parallel, move_words, only_run
 from migrate.evacuated import Record, Records
 from migrate.plan import Move, Plan
 from migrate.run_report import of_jobs, of_plan
 from migrate.schedule import FAILED, GONE, LEFT, MOVED, UNSURE, Job, Result
-from tests.unit.migrate.fleet import MIB, candidate
+from tests.unit.migrate.fleet import FACTS, MIB, candidate
 from transport.bucket import LEAST, RateLimit
-from transport.errors import HostUnreachable
 
 
 def job(name: str = "web", state: str = "running", result: Result | None = None) -> Job:
@@ -51,15 +51,6 @@ def test_as_many_as_there_is_room_for(
         assert limit / found >= evacuate.PER_MIGRATION
 
 
-@pytest.mark.parametrize(
-    ("containers", "limit", "expected"),
-    [(0, None, 1), (2, None, 2), (9, None, MOST), (9, 8 << 20, 2), (9, 1 << 20, 1)],
-)
-def test_as_many_to_return(containers: int, limit: float | None, expected: int) -> None:
-    found = return_home.fitting_parallel(containers, RateLimit(limit) if limit else None)
-    assert found == expected
-
-
 # -- by which words -------------------------------------------------------------------------------
 
 
@@ -67,23 +58,14 @@ def given_of(words: list[str]) -> argparse.Namespace:
     return parser().parse_args([*words, "--json", "--progress-json"])
 
 
-def test_all_migrations_of_a_run_share_its_limit() -> None:
-    settings = Settings(
-        bwlimit=RateLimit(1 << 20, "/ignored"), tcp="close", words=("--max-freeze=5",)
-    )
+@pytest.mark.parametrize(("file", "shared"), [("", "/run/limit"), ("/run/mine", "/run/mine")])
+def test_all_migrations_of_a_run_share_its_limit(file: str, shared: str) -> None:
+    settings = Settings(bwlimit=RateLimit(1 << 20, file), tcp="close", words=("--max-freeze=5",))
     given = given_of(move_words(job(), settings, Path("/run/limit")))
     assert (given.command, given.container, given.host) == ("move", "web", "b")
-    assert given.bwlimit == RateLimit(1 << 20, "/run/limit")
+    assert given.bwlimit == RateLimit(1 << 20, shared)
     assert (given.tcp, given.max_freeze) == ("close", 5.0)
     assert given_of(move_words(job(), Settings(), Path("/x"))).bwlimit is None
-
-
-@pytest.mark.parametrize(("parallel", "share"), [(4, 1 << 18), (1000, LEAST)])
-def test_those_that_return_have_their_parts(parallel: int, share: float) -> None:
-    settings = Settings(bwlimit=RateLimit(1 << 20))
-    given = given_of(return_home.fetch_words(job(), settings, parallel))
-    assert (given.command, given.container, given.host) == ("fetch", "web", "b")
-    assert given.bwlimit == RateLimit(share)
 
 
 # -- the lock and the records ---------------------------------------------------------------------
@@ -129,62 +111,64 @@ def test_the_record_is_true_after_each_try(
         assert record.new_id == ("new" if sure else "")
 
 
-@pytest.mark.parametrize(
-    ("state", "code", "kept", "becomes"),
-    [
-        (MOVED, 0, False, MOVED), (GONE, 10, False, GONE), (GONE, 11, True, FAILED),
-        (FAILED, 51, True, FAILED), (LEFT, 130, True, LEFT), (UNSURE, 60, True, UNSURE),
-    ],
-)  # fmt: skip
-def test_the_record_of_what_returned_is_dropped(
-    tmp_path: Path, state: str, code: int, kept: bool, becomes: str
+def test_an_evacuation_says_which_selector_matches_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    records = Records(tmp_path)
-    records.write(evacuate.record_of(job(), sure=True))
-    one = job(state=state, result=Result(code))
-    return_home.note(records, one)
-    assert bool(records.all()) == kept
-    assert one.state == becomes
-
-
-def test_which_are_meant() -> None:
-    records = [Record("a", "x", 1.0), Record("b", "y", 2.0), Record("c", "x", 3.0)]
-    assert return_home.wanted(records, [], "") == records
-    assert [r.name for r in return_home.wanted(records, [], "x")] == ["a", "c"]
-    assert [r.name for r in return_home.wanted(records, ["b", "c"], "x")] == ["c"]
+    for name, value in (("DockerHost", Docker), ("facts", lambda: FACTS)):
+        monkeypatch.setattr(evacuate, name, value)
+    given = parser().parse_args(["evacuate", "b", "--name", "hree", "--dry-run"])
+    assert command_evacuate.evacuate(given) == 81
+    assert "migrate: no running container matches --name hree\n" in capsys.readouterr().err
 
 
 class Docker:
     def containers(self) -> list[dict[str, Any]]:
         return [
-            {"Names": ["/here", "/x/link"], "State": "running"},
-            {"Names": ["/stopped"], "State": "exited"},
+            {"Id": "1", "Names": ["/here", "/x/link"], "State": "running"},
+            {"Id": "2", "Names": ["/stopped"], "State": "exited"},
         ]
 
 
-def test_what_runs_here_needs_no_record(tmp_path: Path) -> None:
-    records = Records(tmp_path)
-    for name in ("here", "stopped", "away"):
-        records.write(Record(name, "b", 1.0))
-    return_home.forget_those_here(records, Docker())  # type: ignore[arg-type]
-    assert [record.name for record in records.all()] == ["away", "stopped"]
+# -- nothing but looks ----------------------------------------------------------------------------
 
 
-def test_the_plan_of_a_return(monkeypatch: pytest.MonkeyPatch) -> None:
-    def settle(host: str) -> list[str]:
-        if host == "dead":
-            raise HostUnreachable("nothing answers")
-        return []
+def forbidden(*_: object, **__: object) -> Any:
+    raise AssertionError("this changes something")
 
-    monkeypatch.setattr(return_home, "settle", settle)
-    planned = return_home.plan([
-        Record("web", "b", 1.0, after=("db", "lost"), size=1), Record("db", "b", 1.0, size=9),
-        Record("lost", "dead", 1.0),
-    ])  # fmt: skip
-    assert [(move.name, move.after) for move in planned.moves] == [("db", ()), ("web", ("db",))]
-    (stay,) = planned.stays
-    assert (stay.name, stay.code) == ("lost", "HostUnreachable")
-    assert [one.host for one in planned.left_out] == ["dead"]
+
+def test_where_projects_went_before() -> None:
+    records = [
+        Record("db", "root@b", 1.0, project="shop"), Record("web", "c", 1.0, project="shop"),
+        Record("x", "gone", 1.0, project="blog"), Record("y", "b", 1.0),
+    ]  # fmt: skip
+    assert evacuate.went_to(records, ["b:22", "c", "d"]) == {"shop": {"b:22", "c"}, "blog": set()}
+
+
+def test_a_dry_evacuation_makes_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evacuate, "DockerHost", Docker)
+    monkeypatch.setattr(evacuate, "facts", lambda: FACTS)
+    monkeypatch.setattr(evacuate, "make_state_dirs", forbidden)
+    monkeypatch.setattr(evacuate, "look_at", lambda *_: ([candidate("here")], []))
+    monkeypatch.setattr(evacuate, "fitting_parallel", lambda *_: 1)
+    asked: list[Any] = []
+
+    def ask(hosts: list[str], here: Any, own_id: Any, parallel: int) -> Any:
+        asked.append(own_id)
+        return [], []
+
+    monkeypatch.setattr(inventory, "ask", ask)
+    evacuate.Evacuation(Wish(), Settings(), dry=True).plan(["b"])
+    assert asked == [host_setup.known_host_id]
+    with pytest.raises(AssertionError):
+        evacuate.Evacuation(Wish(), Settings())
+
+
+def test_an_id_that_is_only_looked_up_is_not_made(tmp_path: Path) -> None:
+    places = host_setup.Places(state=tmp_path)
+    assert host_setup.known_host_id(places) == ""
+    assert list(tmp_path.iterdir()) == []
+    assert host_setup.known_host_id(places) != host_setup.host_id(places)
+    assert host_setup.known_host_id(places) == host_setup.host_id(places)
 
 
 # -- what is said ---------------------------------------------------------------------------------
@@ -211,6 +195,13 @@ def test_failures_are_said_with_their_remedies(capsys: pytest.CaptureFixture[str
     assert "1 of 2 moved" in out
     assert "no room" in out
     assert err == "db: free the port\n"
+
+
+def test_notes_are_said_in_any_case(capsys: pytest.CaptureFixture[str]) -> None:
+    report = of_plan("return", Plan((), (), notes=("odd",)))
+    show(parser().parse_args(["return"]), report)
+    assert capsys.readouterr() == ("", "migrate: odd\n")
+    assert json.loads(report.to_json())["notes"] == ["odd"]
 
 
 def test_more_is_said_when_asked(capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,6 +232,43 @@ def test_metrics_that_cannot_be_written_do_not_hide_the_rest(
     assert "metrics" in capsys.readouterr().err
     report = of_jobs("evacuate", Plan((), ()), [job(state=FAILED, result=Result(42))], 1.0)
     assert command_evacuate._finish(given, report, 0.0) == 80
+
+
+@pytest.mark.parametrize("action", ["evacuate", "return"])
+@pytest.mark.parametrize(
+    ("why", "code"),
+    [
+        (OtherRun("another runs"), 83), (BadPlan("no host"), 82), (DockerUnavailable("no"), 33),
+        (ZeroDivisionError("a bug"), 70), (KeyboardInterrupt(), 130),
+    ],
+)  # fmt: skip
+def test_a_run_that_fails_as_a_whole_is_in_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, why: BaseException, code: int
+) -> None:
+    path = tmp_path / "m.prom"
+    good = of_jobs(action, Plan((), ()), [job(state=MOVED, result=GOOD)], 1.0)
+    metrics.note(path, action, run_of(good))
+    before = metrics.read(path, action)
+
+    def fails() -> Any:
+        raise why
+
+    monkeypatch.setattr(command_evacuate, "only_run", fails)
+    monkeypatch.setattr(command_evacuate, "DockerHost", fails)
+    command = command_evacuate.evacuate if action == "evacuate" else command_evacuate.come_back
+    words = [action, *["b"] * (action == "evacuate"), "--metrics", str(path)]
+    with pytest.raises(type(why)):
+        command(parser().parse_args(words))
+    after = metrics.read(path, action)
+    assert (after.exit_code, after.succeeded, before.succeeded) == (code, 0.0, 1.0)
+    assert (after.success, after.outcomes) == (before.success, before.outcomes)
+    assert after.run >= before.run
+    path.unlink()
+    monkeypatch.setattr(command_evacuate, "Evacuation", lambda *_, **__: fails())
+    monkeypatch.setattr(command_evacuate, "Records", fails)
+    with pytest.raises(type(why)):
+        command(parser().parse_args([*words, "--dry-run"]))
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +43,22 @@ def test_what_is_no_record_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / "bytes.json").write_bytes(b"\xff\xfe")
     (tmp_path / "other.json").write_text((tmp_path / "web.json").read_text())  # not its own name
     assert records.all() == [RECORD]
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "", ".", "..", "a/b", "-x", "a b", "ä", "a\n", "x\u0000"]
+)
+def test_a_record_of_a_nonsense_name_is_said_and_not_heeded(tmp_path: Path, name: str) -> None:
+    records = Records(tmp_path)
+    records.write(RECORD)
+    (tmp_path / "evil.json").write_bytes(msgspec.json.encode(Record(name, "b", 1.0)))
+    (tmp_path / "dir.json").mkdir()
+    found, broken = records.read()
+    assert found == records.all() == [RECORD]
+    assert [line.partition(" ")[0] for line in broken] == [
+        str(tmp_path / "dir.json"), str(tmp_path / "evil.json"),
+    ]  # fmt: skip
+    assert "\n" not in broken[1]
 
 
 @given(st.text(max_size=20))

@@ -282,3 +282,24 @@ def test_recovery_tells_the_source_only_where_it_had_called(
             recover_destination("s" * 8, patience=-1.0)
     else:
         assert recover_destination("s" * 8, patience=-1.0) == "undone"
+
+
+class Heard(Progress):
+    def __init__(self) -> None:
+        super().__init__(quiet=True)
+        self.names: list[str] = []
+
+    def reached(self, name: str) -> None:
+        self.names.append(name)
+
+
+def test_who_called_us_hears_of_the_commit_and_not_before(source: Source) -> None:
+    heard = Heard()
+    source.receiver._progress = heard
+    source.up_to_ready()
+    assert heard.names == ["prepare"]
+    call(source.channel, Commit(), Running, 5.0)
+    expect(source.channel, Done, 5.0)
+    call(source.channel, Finish(), Filled, 5.0)
+    source.report(summary="{}")
+    assert heard.names == ["prepare", "confirm"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,12 +54,54 @@ def test_contexts_of_docker_that_are_reached_by_ssh() -> None:
 
 @given(st.text(max_size=200))
 def test_any_text_is_read(text: str) -> None:
-    for reader in (of_contexts, of_file, lambda t: of_ssh_config(t.splitlines())):
+    readers: list[Callable[[str], list[str]]] = [
+        of_contexts, lambda t: [name for _, name in of_file(t)],
+        lambda t: of_ssh_config(t.splitlines()),
+    ]  # fmt: skip
+    for reader in readers:
         assert all(name and " " not in name for name in reader(text))
 
 
 def test_a_file_has_one_host_per_line() -> None:
-    assert of_file("a\n\n# all\n root@b:22   # the big one\n\tc d\n") == ["a", "root@b:22", "c"]
+    found = of_file("a\n\n# all\n root@b:22   # the big one\n\tc d\n")
+    assert found == [(1, "a"), (4, "root@b:22"), (5, "c")]
+
+
+def test_nonsense_in_a_file_is_left_out_and_the_others_go_on(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_bytes(b"b\n-oProxyCommand=x\n\nwe;b\nc:99999\n\xff\xfe\nd\n")
+    found, left_out = names([], [str(path)])
+    assert found == ["b", "d"]
+    assert [one.host for one in left_out] == [
+        "-oProxyCommand=x",
+        "we;b",
+        "c:99999",
+        "\ufffd\ufffd",
+    ]
+    assert left_out[0].why.startswith(f"{path}, line 2: ")
+    assert "does not name a host" in left_out[0].why
+    assert f"{path}, line 5: " in left_out[2].why
+    assert all(one.remedy for one in left_out)
+
+
+def test_nothing_but_nonsense_is_a_bad_plan(tmp_path: Path) -> None:
+    (tmp_path / "hosts").write_text("# all\n-x\n")
+    with pytest.raises(BadPlan, match=r"hosts, line 2: .*does not name a host"):
+        names([], [str(tmp_path / "hosts")])
+    with pytest.raises(BadPlan, match="no host is named"):
+        names([], [])
+
+
+def test_nonsense_in_other_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ssh").mkdir()
+    (tmp_path / ".ssh/config").write_text("Host -x two\n")
+    monkeypatch.setattr(inventory, "_contexts", lambda: '{"DockerEndpoint": "ssh://;"}')
+    found, left_out = names([], ["ssh", "docker"])
+    assert found == ["two"]
+    assert [(one.host, one.why.partition(":")[0]) for one in left_out] == [
+        ("-x", "~/.ssh/config"), (";", "a context of Docker"),
+    ]  # fmt: skip
 
 
 def test_all_places_together_each_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,13 +112,14 @@ def test_all_places_together_each_once(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "list").write_text("two\nfour\n")
     monkeypatch.setattr(inventory, "_contexts", lambda: '{"DockerEndpoint": "ssh://five"}')
     given_ = ["one", "two"]
-    found = names(given_, ["ssh", str(tmp_path / "list"), "docker"])
+    found, left_out = names(given_, ["ssh", str(tmp_path / "list"), "docker"])
+    assert left_out == []
     assert found == ["one", "two", "three", "four", "five"]
 
 
 def test_no_ssh_config_names_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert names([], ["ssh"]) == []
+    assert names(["b"], ["ssh"]) == (["b"], [])
 
 
 def test_a_file_that_is_not_there_is_a_bad_plan(tmp_path: Path) -> None:
@@ -138,7 +181,7 @@ def links(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_hosts_are_asked_and_the_others_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     here: Any = fit_facts()
     with links(monkeypatch):
-        hosts, left_out = ask(["good", "dead", "unfit", "probe"], here, "id-here", 3)
+        hosts, left_out = ask(["good", "dead", "unfit", "probe"], here, lambda: "id-here", 3)
     (good,) = hosts
     assert (good.name, good.load, good.parallel, good.skew) == ("good", 1.5, 3, 2.0)
     assert good.view.cpus == 3
@@ -147,3 +190,16 @@ def test_hosts_are_asked_and_the_others_say_why(monkeypatch: pytest.MonkeyPatch)
     assert reasons["dead"] == "nothing answers at dead"
     assert "at the destination" in reasons["unfit"]
     assert "no sockets" in reasons["probe"]
+
+
+def test_the_containers_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = [
+        {"Id": "1", "Names": ["/web"], "State": "running"},
+        {"Id": "2", "Names": ["/old"], "State": "exited"},
+    ]
+    offer = Offer(DestinationView(containers=tuple(listed)), (), 0.0, "")
+    monkeypatch.setattr(inventory, "AgentLink", Link)
+    monkeypatch.setattr(inventory, "call", lambda *_: offer)
+    assert inventory.containers_at("b") == {"web": True, "old": False}
+    with pytest.raises(HostUnreachable):
+        inventory.containers_at("dead")

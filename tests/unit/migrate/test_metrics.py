@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from migrate import metrics
 from migrate.errors import CommandFailed
 from migrate.metrics import BUCKETS, OUTCOMES, Run, Totals, add, note, read, write
 
@@ -61,10 +65,12 @@ def a_run(**more: object) -> Run:
 def test_a_failed_run_does_not_touch_the_last_success(tmp_path: Path) -> None:
     path = tmp_path / "m.prom"
     note(path, "evacuate", a_run())
+    assert samples(path)["migrate_evacuate_last_run_success"] == 1.0
     note(path, "evacuate", a_run(success=False, exit_code=80, now=200.0))
     found = samples(path)
     assert found["migrate_evacuate_last_success_timestamp_seconds"] == 100.0
     assert found["migrate_evacuate_last_run_timestamp_seconds"] == 200.0
+    assert found["migrate_evacuate_last_run_success"] == 0.0
     assert found["migrate_evacuate_containers_total{outcome=moved}"] == 4.0
     assert found["migrate_evacuate_downtime_seconds_bucket{le=0.3}"] == 4.0
     assert found["migrate_evacuate_downtime_seconds_bucket{le=0.2}"] == 0.0
@@ -98,7 +104,51 @@ def test_one_file_for_both(tmp_path: Path) -> None:
     assert samples(path)["migrate_return_containers_total{outcome=moved}"] == 1.0
 
 
-def test_others_may_read_it(tmp_path: Path) -> None:
-    note(tmp_path / "m.prom", "evacuate", a_run())
-    assert (tmp_path / "m.prom").stat().st_mode & 0o444 == 0o444
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
+@pytest.mark.parametrize("before", [None, 0o600, 0o666])
+def test_others_may_read_it(tmp_path: Path, umask: int, before: int | None) -> None:
+    path = tmp_path / "m.prom"
+    if before is not None:
+        path.write_text("")
+        path.chmod(before)
+    old = os.umask(umask)
+    try:
+        note(path, "evacuate", a_run())
+    finally:
+        os.umask(old)
+    assert path.stat().st_mode & 0o777 == 0o644
     assert [path.name for path in tmp_path.iterdir()] == ["m.prom"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.prom"
+    note(path, "evacuate", a_run())
+    before = path.read_bytes()
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(CommandFailed, match="No space"):
+        note(path, "evacuate", a_run())
+    assert path.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["m.prom"]
+
+
+def test_two_that_end_at_once_both_count(tmp_path: Path) -> None:
+    path = tmp_path / "m.prom"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: note(path, "evacuate", a_run()), range(24)))
+    assert samples(path)["migrate_evacuate_containers_total{outcome=moved}"] == 48.0
+    assert [one.name for one in tmp_path.iterdir()] == ["m.prom"]
+
+
+def test_a_lock_of_somebody_else_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics, "PATIENCE", 0.1)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    note(tmp_path / "m.prom", "evacuate", a_run())
+    assert samples(tmp_path / "m.prom")
+    os.close(folder)

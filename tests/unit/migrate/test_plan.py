@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migrate.candidates import Immovable
-from migrate.errors import Unsupported
+from migrate.errors import ContainerNotFound, Unsupported
 from migrate.pairing import Candidate, Host, fit, take_in
-from migrate.plan import Plan, Planner
+from migrate.plan import Move, Plan, Planner, in_order, without_circles
+from migrate.run_report import of_jobs
 from tests.unit.migrate import fleet
 from tests.unit.migrate.fleet import FACTS, app_network, candidate, host
 from transport.errors import Failure
@@ -227,3 +228,72 @@ def test_a_failure_of_one_of_a_group_leaves_the_host_as_it_was() -> None:
     with pytest.raises(Failure):
         fit(FACTS, candidate("big", memory=60), host("x", memory=100))
     assert planner.place(["shop-db"])[0][0].host == "x"
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abcdef"),
+        st.tuples(st.lists(st.sampled_from("abcdefx")), st.integers(0, 3)),
+    )
+)
+def test_any_dependencies_come_to_an_order(wanted: dict[str, tuple[list[str], int]]) -> None:
+    moves = [Move(name, "h", "", tuple(on), size=size) for name, (on, size) in wanted.items()]
+    ordered = in_order(moves)
+    assert sorted(one.name for one in ordered) == sorted(wanted)
+    straight, circular = without_circles(ordered)
+    assert [one.name for one in straight] == [one.name for one in ordered]
+    for at, one in enumerate(straight):
+        assert not set(one.after) & {later.name for later in straight[at:]}
+        if one.name not in circular:
+            assert one.after == tuple(wanted[one.name][0])
+
+
+def rest_of_shop() -> list[Candidate]:
+    return [candidate("web", project="p", memory=50), candidate("alone", memory=10)]
+
+
+def test_the_rest_of_a_project_follows_those_that_went_before() -> None:
+    hosts = [host("x", memory=900), host("y", memory=200)]
+    made = Planner(FACTS, hosts, rest_of_shop(), before={"p": {"y", "nowhere"}}).plan()
+    assert where(made) == {"web": "y", "alone": "x"}
+    assert {m.name: m.why for m in made.moves}["web"].startswith("others of its project are there,")
+    assert "project" not in {m.name: m.why for m in made.moves}["alone"]
+    assert where(plan(hosts, rest_of_shop()))["web"] == "x"
+
+
+def test_where_it_does_not_fit_it_goes_elsewhere_and_says_so() -> None:
+    hosts = [host("x", memory=900), host("y", memory=20)]
+    made = Planner(FACTS, hosts, rest_of_shop(), before={"p": {"y"}}).plan()
+    (web,) = [move for move in made.moves if move.name == "web"]
+    assert web.host == "x"
+    assert web.why.startswith("others of its project are on y, where it does not fit, ")
+    assert "memory" in web.refused["y"]
+
+
+def test_split_does_not_ask_where_the_others_are() -> None:
+    hosts = [host("x", memory=900), host("y", memory=200)]
+    made = Planner(FACTS, hosts, rest_of_shop(), split=True, before={"p": {"y"}}).plan()
+    assert where(made)["web"] == "x"
+
+
+@SMALLER
+@given(fleet.hosts(), fleet.candidates(), st.sets(st.sampled_from(["h0", "h1", "h7"])))
+def test_a_wish_costs_nobody_a_place(
+    hosts: list[Host], containers: list[Candidate], before: set[str]
+) -> None:
+    made = Planner(FACTS, hosts, containers, before={"shop": before}).plan()
+    for move in made.moves:
+        if move.project == "shop" and move.host not in before & {one.name for one in hosts}:
+            assert "are there" not in move.why
+    assert len(made.moves) + len(made.stays) == len(containers)
+
+
+def test_one_that_has_gone_holds_nobody_back() -> None:
+    """It is reported, as gone; its project moves without it."""
+    gone = Immovable("old", ContainerNotFound("`old` was removed meanwhile"), "p", gone=True)
+    made = plan([host("x")], [candidate("db", project="p", service="db")], (gone,))
+    assert where(made) == {"db": "x"}
+    report = of_jobs("evacuate", made, [], 0.0)
+    (line,) = report.containers
+    assert (line.container, line.outcome, line.error) == ("old", "gone", "ContainerNotFound")
+    assert report.exit_code == 0

@@ -20,7 +20,7 @@ from migrate.errors import NoSpace
 from migrate.plan import Move
 from migrate.progress_many import Quiet
 from migrate.runner import Runner, result_of
-from migrate.schedule import FAILED, LEFT, MOVED, Job, Schedule
+from migrate.schedule import FAILED, LEFT, MOVED, UNSURE, Job, Schedule
 
 # Called as: move NAME HOST --json --progress-json. What it does is said by its name.
 PROGRAM = textwrap.dedent(
@@ -46,6 +46,11 @@ PROGRAM = textwrap.dedent(
     if name.startswith("fails"):
         print(json.dumps({"error": "PlacementFailed", "message": "no", "remedy": "do"}))
         sys.exit(42)
+    if name.startswith("committed"):
+        print(json.dumps({"phase": "confirm", "total": None}), file=sys.stderr, flush=True)
+        print(json.dumps({"bytes": 5}), file=sys.stderr, flush=True)
+        print(json.dumps({"error": "AgentFailed", "message": "it says nothing"}))
+        sys.exit(53)
     if name.startswith("mute"):
         sys.exit(12)
     if name.startswith("huge"):
@@ -194,3 +199,13 @@ def test_results(code: int, out: str, message: str) -> None:
 
 def test_a_success_without_a_summary_is_one() -> None:
     assert result_of(0, "garbage", "").exit_code == 0
+
+
+def test_the_phase_that_was_reached_is_known(start: Start) -> None:
+    """After commit nothing is tried again: what the container was is not here any more."""
+    runner = start("committed")
+    runner.run()
+    job = runner._schedule.jobs["committed"]
+    assert (job.state, job.attempts) == (UNSURE, 1)
+    assert job.result
+    assert (job.result.exit_code, job.result.phase) == (53, "confirm")

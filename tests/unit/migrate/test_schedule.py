@@ -27,7 +27,34 @@ from migrate.schedule import (
 from tests.unit.migrate import fleet
 from tests.unit.migrate.fleet import FACTS, candidate, host
 
-CODES = (0, 0, 0, 0, -9, 1, 10, 11, 12, 13, 20, 21, 23, 30, 33, 40, 41, 42, 50, 51, 54, 55, 60, 70)
+CODES = (
+    0,
+    0,
+    0,
+    0,
+    -9,
+    1,
+    10,
+    11,
+    12,
+    13,
+    20,
+    21,
+    23,
+    30,
+    33,
+    40,
+    41,
+    42,
+    50,
+    51,
+    53,
+    54,
+    55,
+    56,
+    60,
+    70,
+)
 
 
 def of(
@@ -276,3 +303,42 @@ def test_the_only_host_fails(code: int) -> None:
         schedule.ended("a", failure(code), now)
     assert states(schedule) == {"a": FAILED}
     assert "no other host" in schedule.jobs["a"].note
+
+
+# -- after commit ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        Result(56, "its memory is lost", code="MemoryLost"),
+        Result(56, "its memory is lost", phase="confirm"),
+        Result(53, "the agent says nothing", code="AgentFailed", phase="confirm"),
+        Result(70, "a bug", phase="confirm"), Result(-9, "killed", phase="confirm"),
+        Result(1, "no", phase="confirm"), Result(10, "no such container", phase="confirm"),
+    ],
+)  # fmt: skip
+def test_what_fails_after_commit_is_not_tried_again(result: Result) -> None:
+    """The container is not here any more: a second try would take it for one that has ended."""
+    schedule = of([host("x"), host("y")], [candidate("a")])
+    schedule.ready(0.0)
+    assert schedule.ended("a", result, 0.0) is Verdict.UNSURE
+    assert states(schedule) == {"a": UNSURE}
+    assert schedule.jobs["a"].note == result.message
+
+
+@pytest.mark.parametrize("phase", ["preflight", "pre-copy", "freeze"])
+def test_what_fails_before_it_is(phase: str) -> None:
+    schedule = of([host("x")], [candidate("a")])
+    schedule.ready(0.0)
+    assert schedule.ended("a", Result(53, "no", phase=phase), 0.0) is Verdict.AGAIN
+
+
+def test_gone_after_an_agent_that_failed_is_unsure() -> None:
+    schedule = of([host("x")], [candidate("a")])
+    schedule.ready(0.0)
+    schedule.ended("a", Result(53, "could not undo everything"), 0.0)
+    schedule.ready(5.0)
+    schedule.ended("a", failure(11), 5.0)
+    assert states(schedule) == {"a": UNSURE}
+    assert "could not undo everything" in schedule.jobs["a"].note

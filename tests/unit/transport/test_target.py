@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transport.errors import BadTarget
-from transport.target import Target, parse_target
+from transport.target import Target, parse_target, same_host
 
 _names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 _hosts = _names | st.ip_addresses(v=4).map(str) | st.ip_addresses(v=6).map(str)
@@ -73,3 +73,17 @@ def test_whatever_is_accepted_is_harmless(text: str) -> None:
     for part in (target.host, target.user or "x"):
         assert not part.startswith("-")
         assert not set(part) & set(" \t\n\r\0;|&<>(){}$`\"'\\*?!#~")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("b", "b", True), ("b", "root@b", True), ("x@b", "y@b:22", True), ("b", "b:2222", False),
+        ("b:2222", "root@b:2222", True), ("b", "c", False), ("B", "b", True),
+        ("::1", "[::1]:22", True), ("[::1]:23", "::1", False), ("-x", "-x", True),
+        ("-x", "b", False), ("b", "-x", False),
+    ],
+)  # fmt: skip
+def test_which_are_one_host(one: str, other: str, same: bool) -> None:
+    assert same_host(one, other) == same
+    assert same_host(other, one) == same
