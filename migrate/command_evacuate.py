@@ -13,7 +13,7 @@ from migrate.candidates import Wish
 from migrate.docker_host import DockerHost
 from migrate.errors import BUG, Interrupted
 from migrate.evacuate import Evacuation, Settings, dry_run, only_run
-from migrate.evacuated import Records
+from migrate.evacuated import Record, Records
 from migrate.fetch import Wanted, fetch
 from migrate.host_setup import make_state_dirs
 from migrate.plan import LeftOut, Plan, with_left_out, with_notes
@@ -43,10 +43,10 @@ def _evacuate(given: argparse.Namespace) -> int:
     )  # fmt: skip
     if given.dry_run:
         evacuation = Evacuation(wish, _settings(given), records.all(), dry=True)
-        return _finish(given, dry_run(_plan(evacuation, hosts, nonsense)), began)
+        return _finish(given, dry_run(_plan(given, evacuation, hosts, nonsense)), began)
     with only_run() as lock:
         evacuation = Evacuation(wish, _settings(given), records.all())
-        plan = _plan(evacuation, hosts, nonsense)
+        plan = _plan(given, evacuation, hosts, nonsense)
         if given.verbose and not given.json and plan.moves:
             print(dry_run(plan).text(), file=sys.stderr)
         if not plan.moves:
@@ -55,9 +55,23 @@ def _evacuate(given: argparse.Namespace) -> int:
         return _finish(given, evacuation.run(plan, lock, shown, records), began)
 
 
-def _plan(evacuation: Evacuation, hosts: list[str], nonsense: list[LeftOut]) -> Plan:
+def _plan(
+    given: argparse.Namespace, evacuation: Evacuation, hosts: list[str], nonsense: list[LeftOut]
+) -> Plan:
     plan = Plan((), ()) if evacuation.nothing_to_do else evacuation.plan(hosts)
-    return with_notes(with_left_out(plan, [*nonsense, *plan.left_out]), evacuation.notes)
+    notes = _if_attended(given, evacuation.notes)
+    return with_notes(with_left_out(plan, [*nonsense, *plan.left_out]), notes)
+
+
+def _if_attended(given: argparse.Namespace, notes: list[str]) -> list[str]:
+    """What somebody who has just typed it wants to know. From cron it is nothing: the host may be
+    empty already, and the exit code says so."""
+    return notes if given.verbose or given.json or sys.stderr.isatty() else []
+
+
+def _unmatched(given: argparse.Namespace, found: list[Record]) -> list[str]:
+    said = return_home.unmatched(found, given.containers, given.source or "")
+    return _if_attended(given, said)
 
 
 def _come_back(given: argparse.Namespace) -> int:
@@ -70,14 +84,12 @@ def _come_back(given: argparse.Namespace) -> int:
         if meant:
             return_home.refuse_unfit()
             plan = return_home.foresee(meant, return_home.running_here(DockerHost()))
-        plan = with_notes(
-            plan, broken + return_home.unmatched(found, given.containers, given.source or "")
-        )
+        plan = with_notes(plan, broken + _unmatched(given, found))
         return _finish(given, of_plan(return_home.ACTION, plan), began)
     with only_run() as lock:
         found, broken = records.read()
         meant = return_home.wanted(found, given.containers, given.source or "")
-        notes = broken + return_home.unmatched(found, given.containers, given.source or "")
+        notes = broken + _unmatched(given, found)
         if not meant:
             nothing = with_notes(Plan((), ()), notes)
             return _finish(given, of_plan(return_home.ACTION, nothing), began)

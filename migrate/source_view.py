@@ -20,6 +20,8 @@ from migrate.host_findings import findings
 from migrate.preflight import Usage
 from migrate.undo import start_time
 
+SHORT_ID = 12  # digits
+
 
 @dataclass(frozen=True)
 class SourceView:
@@ -65,6 +67,12 @@ def look(docker: DockerHost, name: str) -> SourceView:
 
 def _look(docker: DockerHost, name: str) -> SourceView:
     container = docker.inspect_container(name)
+    if container["Name"] != f"/{name}" and len(name) < SHORT_ID:
+        # Docker takes any start of an id, so that `db` would mean another one when `db` is gone.
+        raise ContainerNotFound(
+            f"no container is called `{name}`",
+            f"an id needs {SHORT_ID} digits at least, as `docker ps` shows them",
+        )
     networks = [
         docker.inspect_network(network)
         for network in (container["NetworkSettings"].get("Networks") or {})

@@ -55,6 +55,14 @@ def test_unknown_container(world: World) -> None:
         refused(world, 10, "nosuch", name="nosuch")
 
 
+def test_a_short_start_of_an_id(world: World) -> None:
+    """`migrate db` must not move another container whose id begins with it when `db` is gone."""
+    with undisturbed(world):
+        ident = world.inspect(world.a, "app")["Id"]
+        refused(world, 10, ident[:4], name=ident[:4])
+        refused(world, 20, "nowhere", name=ident[:12], to="nowhere")
+
+
 def test_stopped_container(world: World) -> None:
     with undisturbed(world):
         world.a.run(["docker", "create", "--name", "still", "workloads", *COUNTER])

@@ -256,3 +256,10 @@ def test_a_container_that_ends_and_is_gone_while_it_is_looked_at(
     docker: Any = SimpleNamespace(inspect_container=gone)
     with pytest.raises(ContainerNotRunning, match="just ended"):
         look(docker, "app")
+
+
+@pytest.mark.parametrize("name", ["d", "db", "dbdbdbdbdbd"])
+def test_a_short_start_of_an_id_is_no_name(name: str) -> None:
+    docker: Any = SimpleNamespace(inspect_container=lambda _: {"Name": "/other", "Id": "db" * 32})
+    with pytest.raises(ContainerNotFound, match=f"`{name}`"):
+        look(docker, name)
