@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from migrate.errors import NoSpace, full_disk
+from migrate.journal import DIRECTORY
 
 # Where a migration writes; Docker's own folder comes to it. Each session has a tmpfs of its own.
-STATE, RUN, SESSIONS = Path("/var/lib/migrate"), Path("/run"), Path("/run/migrate/sessions")
+JOURNAL, RUN, SESSIONS = DIRECTORY, Path("/run"), Path("/run/migrate/sessions")
 DOCKER = "/var/lib/docker"
 
 
@@ -24,7 +25,7 @@ def no_space(problem: BaseException, where: str, docker: str = DOCKER) -> NoSpac
     named = problem.filename if isinstance(problem, OSError) else None
     places = [Path(os.fsdecode(named))] if isinstance(named, str | bytes) else []
     if not places:
-        places = [Path(docker), STATE, RUN, *SESSIONS.glob("*")]
+        places = [Path(docker), JOURNAL, RUN, *SESSIONS.glob("*")]
     return full_disk(problem, where, tightest(places))
 
 

@@ -37,7 +37,10 @@ class SourceView:
     volumes: tuple[str, ...] = ()
 
     def check_volumes(self) -> None:
-        """Raise Unsupported when one that was empty is so no more: its content does not move."""
+        """Raise Unsupported when one that was empty is so no more: its content does not move.
+
+        Asked in the freeze, beside the dump: about 10 us for each.
+        """
         for directory in self.volumes:
             if not is_empty(directory):
                 raise Unsupported(

@@ -36,7 +36,7 @@ def test_the_one_with_the_least_room_is_named() -> None:
 
 @pytest.mark.usefixtures("disks")
 def test_the_file_that_the_kernel_complains_of_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "STATE", Path("/large/state"))
+    monkeypatch.setattr(room, "JOURNAL", Path("/large/state"))
     monkeypatch.setattr(room, "RUN", Path("/large/run"))
     monkeypatch.setattr(room, "SESSIONS", Path("/nothing/here"))
     named = OSError(errno.ENOSPC, "No space left on device", "/small/file")
