@@ -154,11 +154,13 @@ class Fleet(World):
 
     def clear(self) -> None:
         """Nothing is left of the test before, on any host."""
+        # The programs first: what we have of them is the nsenter before each, and without it they
+        # would run on with our pipes.
+        self.client.run(["pkill", "-KILL", "-f", "/root/(tcp|udp)_client.p[y]"], check=False)
         for client in self.clients.values():
             client.kill()
-            client.communicate()
+            client.communicate(timeout=30)
         self.clients.clear()
-        self.client.run(["pkill", "-KILL", "-f", "/root/(tcp|udp)_client.p[y]"], check=False)
         for host in self.hosts:
             host.sh(
                 "docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1;"

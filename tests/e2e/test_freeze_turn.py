@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.e2e.test_crash import kill
 from tests.e2e.world import World, assert_continuous, numbers
 from tests.lab.host import LabHost
 
@@ -31,8 +32,8 @@ def held(host: LabHost) -> Iterator[None]:
         assert holder.stdout.readline().strip() == "True"
         yield
     finally:
-        holder.kill()
-        holder.communicate()
+        kill(host, "import Slo[t]")  # the program itself: `holder` is the nsenter before it
+        holder.communicate(timeout=20)
 
 
 @pytest.mark.parametrize("where", ["a", "b"])
