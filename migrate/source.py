@@ -49,7 +49,13 @@ from migrate.rootfs_limits import kept_paths
 from migrate.rootfs_send import PassReport, Sender
 from migrate.source_end import end_source_copy, run_hooks
 from migrate.source_undo import ANSWER, Undoing
-from migrate.source_view import SourceView, check_here, look, open_connections
+from migrate.source_view import (
+    SourceView,
+    between_health_checks,
+    check_here,
+    look,
+    open_connections,
+)
 from migrate.std_streams import find_streams, parent_of
 from migrate.summary import Lazy, Summary, Switchover
 from migrate.switchover import Limits
@@ -281,6 +287,7 @@ class Migration(Undoing):
         assert self.link
         assert self.journal
         self._end_restarts(view)
+        between_health_checks(self.docker, view.spec.source_id)
         images = ImageSender(self.link.channel, outgoing.images, self.progress.advance)
 
         def last_files() -> PassReport:

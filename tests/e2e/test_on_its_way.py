@@ -44,6 +44,21 @@ def test_it_is_paused(world: World) -> None:
     assert_continuous(numbers(world.logs(world.a, "app")))
 
 
+def test_a_health_check_is_not_in_the_way(world: World) -> None:
+    """It runs half of the time here: one that is just running is waited for."""
+    started(world, "--health-cmd", "sleep 0.5", "--health-interval", "500ms")
+    here, there = world.a, world.b
+    for _ in range(4):
+        world.migrate(here, "app", there)
+        here, there = there, here
+    world.eventually(
+        lambda: world.inspect(here, "app")["State"]["Health"]["Status"] == "healthy", "not healthy"
+    )
+    counted = numbers(world.logs(here, "app"))
+    assert counted[0] > 1
+    assert_continuous(counted)
+
+
 def test_its_sysctls_are_what_they_were(world: World) -> None:
     """Also those of an interface, which later versions take as an option of the endpoint."""
     asked = {"net.core.somaxconn": "333", "net.ipv4.conf.eth0.log_martians": "1"}
