@@ -21,9 +21,11 @@ from typing import Any
 
 from migrate.docker_host import DockerHost
 from migrate.errors import RestoreFailed
+from migrate.restore_supervisor import DOOMED
 from transport.errors import Failure
 
 PENDING = Path("/run/migrate/pending")
+DOCKER_S_REASON = 5.0  # seconds that it may come after the supervisor's
 
 
 class HeldRestore:
@@ -113,21 +115,24 @@ class HeldRestore:
         Raises RestoreFailed with the reason when the restore fails instead.
         """
         deadline = time.monotonic() + timeout
+        late = f"the restore did not come to `{event}` within {timeout:.0f} s"
         while True:
             if event in self._heard:
                 return self._heard.pop(event)
             try:
                 heard = self._events.get(timeout=max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                late = f"the restore did not come to `{event}` within {timeout:.0f} s"
                 raise RestoreFailed(late) from None
             if heard["event"] == event:
                 return heard
             if heard["event"] == "failed":
-                raise RestoreFailed(str(heard["reason"]))
+                # Docker has told it to, as when it cannot publish a port: it says why itself.
+                if heard["reason"] != DOOMED or heard.get("final"):
+                    raise RestoreFailed(str(heard["reason"]))
+                late, deadline = DOOMED, min(deadline, time.monotonic() + DOCKER_S_REASON)
             if heard["event"] == "gone" and event != "started":
                 # dockerd's own reason says more, if it comes.
-                deadline = min(deadline, time.monotonic() + 5)
+                deadline = min(deadline, time.monotonic() + DOCKER_S_REASON)
             self._heard[heard["event"]] = heard
 
     def close(self) -> None:

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from migrate import held_restore
 from migrate.errors import RestoreFailed
 from migrate.held_restore import HeldRestore
+from migrate.restore_supervisor import DOOMED
 
 
 def held(*events: dict[str, Any]) -> HeldRestore:
@@ -50,3 +52,15 @@ def test_the_start_may_come_after_the_supervisor_has_gone() -> None:
     it = held({"event": "running"}, {"event": "gone"}, {"event": "started"})
     it.wait("running", 0.5)
     it.wait("started", 0.5)
+
+
+def test_dockers_reason_for_giving_up_is_told_in_its_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gave_up = {"event": "failed", "reason": DOOMED}
+    why = {"event": "failed", "reason": "address already in use", "final": True}
+    with pytest.raises(RestoreFailed, match="address already in use"):
+        held(gave_up, {"event": "gone"}, why).wait("ready", 5)
+    monkeypatch.setattr(held_restore, "DOCKER_S_REASON", 0.05)
+    with pytest.raises(RestoreFailed, match=DOOMED):
+        held(gave_up, {"event": "gone"}).wait("ready", 5)
