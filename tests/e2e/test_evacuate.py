@@ -80,7 +80,7 @@ def test_there_and_back(fleet: Fleet) -> None:
         places = {line["container"]: line["host"] for line in report["containers"]}
         assert fleet.everywhere() == {name: [host] for name, host in places.items()}
         assert set(places) == names
-        assert set(places.values()) == {"b", "c", "d"}
+        assert set(places.values()) == {"b", "c", "d"}, report
         assert places["db"] == places["web"]
         order = [record["name"] for record in by_arrival(fleet)]
         assert order.index("db") < order.index("web")
