@@ -44,6 +44,10 @@ class Interrupts:
         """From here on nothing may stop half-way: signals are ignored."""
         self._held = True
 
+    def noted(self) -> Interrupted | None:
+        """The signal that has come and that nobody has heeded yet, unless it came too late."""
+        return self._interrupted() if self._name and not self._held else None
+
     def polite(self) -> None:
         """From here on signals are only noted, for `check`."""
         self._polite = True

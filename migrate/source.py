@@ -13,7 +13,7 @@ from migrate.address_spaces import transparent_huge_pages
 from migrate.agent_link import CALLER, AgentLink
 from migrate.departed import keep_memory
 from migrate.docker_host import DockerHost
-from migrate.errors import Unsupported
+from migrate.errors import Interrupted, Unsupported
 from migrate.files_pass import FilesPass
 from migrate.freeze import FrozenPart
 from migrate.freeze_turn import STALE, Slot, Turn
@@ -89,8 +89,11 @@ class Migration(Undoing):
             try:
                 self._run(stack, interrupts)
             except BaseException as failure:
-                interrupts.hold()
+                # Ctrl-C goes to the programs that we call as well: their end is not the cause.
                 cause = self._cause(failure)
+                if not isinstance(failure, Interrupted):
+                    cause = interrupts.noted() or cause
+                interrupts.hold()
                 self._roll_back(failure)
                 if cause is failure:
                     raise

@@ -138,13 +138,18 @@ def test_threads(world: World) -> None:
 def test_a_wrong_page_is_found(world: World) -> None:
     """The negative control: pages are damaged on the way, and the workload must say so."""
     start(world, 8, 0.2)
-    moving = begin(world, "--keep", "--no-cache")
-    world.a.run(["pkill", "-STOP", "-f", MOVING])
-    try:
-        damaged = damage(world.b)
-    finally:
-        moving.send_signal(signal.SIGCONT)  # nsenter has stopped with it, and passes this on
-    out, err = moving.communicate(timeout=60)
+    for _ in range(3):
+        moving = begin(world, "--keep", "--no-cache")
+        world.a.run(["pkill", "-STOP", "-f", MOVING])
+        try:
+            damaged = damage(world.b)
+        finally:
+            moving.send_signal(signal.SIGCONT)  # nsenter has stopped with it, and passes this on
+        out, err = moving.communicate(timeout=60)
+        # The pages of a child that is forked just then are told as copies of these, which the store
+        # compares with their digest: StreamCorrupt, and the container runs on.
+        if moving.returncode != 52:
+            break
     assert moving.returncode == 0, (out, err)
     assert broken(world, world.b) == [f"private: page {page}" for page in damaged]
 

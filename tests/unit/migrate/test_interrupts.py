@@ -31,6 +31,18 @@ def test_after_hold_nothing_is_heard(number: signal.Signals) -> None:
         os.kill(os.getpid(), number)
 
 
+def test_what_was_noted_politely_is_the_cause_until_it_is_too_late() -> None:
+    with Interrupts() as interrupts:
+        interrupts.polite()
+        assert interrupts.noted() is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        noted = interrupts.noted()
+        assert noted
+        assert "SIGTERM" in noted.message
+        interrupts.hold()
+        assert interrupts.noted() is None
+
+
 def test_a_sleep_is_woken_up() -> None:
     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with Interrupts(), pytest.raises(Interrupted):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from migrate import journal as journal_module
 from migrate import source as source_module
 from migrate.errors import (
     AgentFailed,
+    CommandFailed,
     DumpFailed,
     FreezeTooLong,
     Interrupted,
@@ -359,3 +362,19 @@ def test_a_freeze_that_lasts_too_long_is_cut_off_and_undone(world: World) -> Non
         world.run()
     assert "undo Thaw" in world.log
     assert not world.told(), "there is nobody to be told"
+
+
+@pytest.mark.parametrize("failure", [CommandFailed("nft was ended by SIGINT"), OSError("x")])
+def test_ctrl_c_is_the_cause_when_a_program_that_was_called_has_heard_it_too(
+    world: World, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    def run(stack: Any, interrupts: Any) -> None:
+        interrupts.polite()
+        os.kill(os.getpid(), signal.SIGINT)
+        raise failure
+
+    monkeypatch.setattr(world.migration, "_run", run)
+    monkeypatch.setattr(world.migration, "_roll_back", world.does("rolled back"))
+    with pytest.raises(Interrupted, match="SIGINT"):
+        world.migration.run()
+    assert world.log == ["rolled back"]
