@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -24,7 +26,7 @@ from migrate.runtime import (
     parse_call,
     prepare,
 )
-from tests.unit.migrate.runc_lab import ID, ROOT, RuncLab, is_fifo
+from tests.unit.migrate.runc_lab import ID, ROOT, RuncLab, is_fifo, soon
 
 OTHER = "beef" * 16
 
@@ -120,6 +122,31 @@ def test_start_without_create_fails_and_does_not_hang(lab: RuncLab) -> None:
     lab.expect_restore()
     assert lab.code(lab.verb("start")) != 0
     assert lab.seen() == []
+
+
+def test_start_hears_a_supervisor_that_comes_to_its_end_at_once(lab: RuncLab) -> None:
+    """As soon as `start` is heard, all may be done and the directory gone: on a busy host before
+    this script goes on. Docker would end the running container if it failed then."""
+    lab.expect_restore()
+    os.mkfifo(lab.directory / "said", 0o600)
+    said = os.open(lab.directory / "said", os.O_RDWR | os.O_NONBLOCK)
+    with (lab.directory / "hold.start").open("w") as hold:
+        fcntl.flock(hold, fcntl.LOCK_EX)
+        with contextlib.suppress(BlockingIOError):  # full: the script waits where it says `start`
+            while True:
+                os.write(said, b"x" * 4096)
+        start = lab.verb("start")
+        assert soon(lambda: os.path.exists(f"/proc/{start.pid}/fd/3"))
+        time.sleep(0.2)
+        hold.write("ok\n")
+        hold.flush()
+        shutil.rmtree(lab.directory)
+    heard = b""
+    while not heard.endswith(b"start\n"):
+        with contextlib.suppress(BlockingIOError):
+            heard = os.read(said, 1 << 16)
+    os.close(said)
+    assert lab.code(start) == 0, lab.said()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"images": "/x"}'])
