@@ -19,7 +19,13 @@ from migrate.create_container import create
 from migrate.criu_log import interesting_lines
 from migrate.criu_probe import probe
 from migrate.docker_host import DockerHost
-from migrate.errors import AgentFailed, Busy, PlacementFailed
+from migrate.errors import (
+    AgentFailed,
+    Busy,
+    MemoryLost,
+    PlacementFailed,
+    RestoreFailed,
+)
 from migrate.held_restore import PENDING, HeldRestore
 from migrate.host_facts import HostFacts
 from migrate.host_setup import Places
@@ -82,6 +88,7 @@ class Destination:
         self._cache: CachedPages | None = None
         self._network: Arrival | None = None
         self._restored = False
+        self._start_failed = ""  # why, though the container had come to run
         self._init = 0  # the pid of the restored one
         self.remains = False  # after a rollback: the container could not be removed
 
@@ -286,7 +293,11 @@ class Destination:
         journal.phase(RUNNING)
         if not self._held or not self.placement:
             raise StreamCorrupt("`Commit` came before `Prepare`")
-        self._held.wait("started", START_TIMEOUT)
+        try:
+            self._held.wait("started", START_TIMEOUT)
+        except RestoreFailed as failed:
+            self._start_failed = failed.message
+            raise
         self.network.settle()
         if restarts(begun.spec.restart_policy):
             self.docker.set_restart_policy(self.container, begun.spec.restart_policy)
@@ -308,7 +319,9 @@ class Destination:
             self._held.forget()
         self.network.finish()
         try:
-            return self.incoming.filled()
+            filled = self.incoming.filled()
+            self._refuse_ended()
+            return filled
         finally:
             self._close()
             self.incoming.release()
@@ -316,6 +329,16 @@ class Destination:
                 os.rmdir(base)
             journal.close(finished=True)
             self.journal = None
+
+    def _refuse_ended(self) -> None:
+        """A `docker start` that fails although the container runs has it ended by Docker."""
+        if self._start_failed:
+            state = self.docker.inspect_container(self.container)["State"]
+            if not state.get("Running"):
+                raise MemoryLost(
+                    f"it ran at the destination, and Docker ended it there: {self._start_failed}",
+                    "what was in its memory is lost: start it anew there (docker start)",
+                )
 
     # -- undo ----------------------------------------------------------------------------------
 

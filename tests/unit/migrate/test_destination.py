@@ -113,6 +113,24 @@ def test_the_end_waits_for_the_memory(world: World) -> None:
     assert not world.journal.path.exists()
 
 
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_start_that_fails_at_the_end_is_no_success_when_docker_has_ended_it(
+    world: World, runs: bool
+) -> None:
+    made = world.destination
+    made.docker = world.any(inspect_container=lambda name: {"State": {"Running": runs}})
+    made.commit()
+    world.fail["started"] = RestoreFailed("the shim is gone")
+    with pytest.raises(RestoreFailed):
+        made.settle()
+    if runs:
+        assert made.finish() == Filled(pages=3, seconds=0.5)
+    else:
+        with pytest.raises(MemoryLost, match="the shim is gone"):
+            made.finish()
+    assert not world.journal.path.exists()
+
+
 def test_memory_that_never_comes_leaves_nothing_behind(world: World) -> None:
     world.destination.commit()
     world.fail["filled"] = MemoryLost("the server is gone")
