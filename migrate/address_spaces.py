@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from migrate.page_batch import PAGE
+from migrate.proc_text import lines, text
 
 # include/uapi/linux/fs.h
 PAGEMAP_SCAN = 0xC0606610
@@ -57,10 +58,10 @@ class Mapping:
     executable: bool
 
 
-def parse_maps(text: str) -> list[Mapping]:
+def parse_maps(content: str) -> list[Mapping]:
     """The mappings of /proc/PID/maps that CRIU dumps pages of."""
     found = []
-    for line in text.splitlines():
+    for line in lines(content):
         fields = line.split(maxsplit=5)
         if len(fields) < 5:
             continue
@@ -84,10 +85,10 @@ def container_pids(freezer: str) -> list[int]:
     for directory, _, files in os.walk(freezer):
         if "cgroup.procs" in files:
             try:
-                text = Path(directory, "cgroup.procs").read_text()
+                listed = text(Path(directory, "cgroup.procs"))
             except OSError:
                 continue
-            pids += [int(word) for word in text.split()]
+            pids += [int(word) for word in listed.split()]
     return sorted(set(pids))
 
 
@@ -96,7 +97,7 @@ def inner_pid(status: str, level: int) -> int:
 
     `level`: of its pid namespace below the one of /proc; a process may be in a deeper one.
     """
-    for line in status.splitlines():
+    for line in lines(status):
         if line.startswith("NSpid:"):
             pids = line.split()[1:]
             return int(pids[level]) if level < len(pids) else 0
@@ -105,7 +106,7 @@ def inner_pid(status: str, level: int) -> int:
 
 def pid_level(status: str) -> int:
     """The level of a container's pid namespace, from its init's status."""
-    for line in status.splitlines():
+    for line in lines(status):
         if line.startswith("NSpid:"):
             return len(line.split()) - 2
     return 0
@@ -118,7 +119,7 @@ class Objects:
         """`init`: the container's first process. `pids`: where each address space was read last;
         `executable`: regions that the last look has left out."""
         self._proc = proc
-        self._level = pid_level((proc / str(init) / "status").read_text())
+        self._level = pid_level(text(proc / str(init) / "status"))
         self._numbers: dict[str, int] = {}
         self._fresh: list[tuple[int, str]] = []
         self._next = 1
@@ -162,8 +163,8 @@ class Objects:
         shared: dict[int, list[tuple[int, int]]] = {}
         for pid in pids:
             try:
-                inner = inner_pid((proc / str(pid) / "status").read_text(), self._level)
-                mappings = parse_maps((proc / str(pid) / "maps").read_text())
+                inner = inner_pid(text(proc / str(pid) / "status"), self._level)
+                mappings = parse_maps(text(proc / str(pid) / "maps"))
             except (FileNotFoundError, ProcessLookupError):
                 continue
             if not inner or not mappings:  # a zombie has no memory

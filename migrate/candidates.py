@@ -21,6 +21,7 @@ from migrate.errors import (
 )
 from migrate.host_facts import HostFacts
 from migrate.pairing import Candidate
+from migrate.proc_text import PROC, stat_fields
 from migrate.source_view import SourceView, check_here, look, open_connections, tasks
 from transport.errors import Failure
 
@@ -181,13 +182,10 @@ def candidate(view: SourceView, cpu: float) -> Candidate:
 def busy(view: SourceView) -> int:
     """Ticks that the container's processes have had of the CPUs; those that ended are missing."""
     pids = tasks(view.target.freezer) or [view.target.pid]
-    return sum(cpu_ticks(Path(f"/proc/{pid}/stat")) for pid in pids)
+    return sum(cpu_ticks(pid) for pid in pids)
 
 
-def cpu_ticks(stat: Path) -> int:
+def cpu_ticks(pid: int, proc: Path = PROC) -> int:
     """utime and stime of a process (proc_pid_stat(5)); 0 when it is gone."""
-    try:
-        fields = stat.read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0
-    return int(fields[11]) + int(fields[12])
+    fields = stat_fields(pid, proc)
+    return int(fields[11]) + int(fields[12]) if fields else 0

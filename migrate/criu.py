@@ -18,6 +18,7 @@ from migrate.criu_options import external_mounts, feature_obstacle, parse_mounti
 from migrate.criu_rpc import Swrk
 from migrate.errors import DumpFailed, Unsupported
 from migrate.host_setup import runtime_path
+from migrate.proc_text import text
 from migrate.runtime import TOOLS
 from migrate.std_streams import Streams
 
@@ -58,7 +59,7 @@ def find_target(container: str, pid: int) -> DumpTarget:
     obstacle = feature_obstacle(config)
     if obstacle:
         raise Unsupported(f"container {container[:12]} cannot be moved: {obstacle}")
-    return DumpTarget(pid, config, freezer_cgroup(Path(f"/proc/{pid}/cgroup").read_text()))
+    return DumpTarget(pid, config, freezer_cgroup(text(f"/proc/{pid}/cgroup")))
 
 
 def freezer_cgroup(text: str, mount: str = "/sys/fs/cgroup") -> str | None:
@@ -165,7 +166,7 @@ class Dumper:
 def mounts_of(target: DumpTarget) -> dict[str, str]:
     """The external mounts of a container: path within -> name for the restore."""
     root = f"/proc/{target.pid}/root"
-    mounts = parse_mountinfo(Path(f"/proc/{target.pid}/mountinfo").read_text())
+    mounts = parse_mountinfo(text(f"/proc/{target.pid}/mountinfo"))
 
     def is_file(path: str) -> bool:
         inside = Path(root + path)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from migrate.proc_text import lines
+
 
 @dataclass(frozen=True)
 class MountLine:
@@ -22,15 +24,15 @@ class MountLine:
     super_options: str
 
 
-def parse_mountinfo(text: str) -> list[MountLine]:
+def parse_mountinfo(content: str) -> list[MountLine]:
     """Read mountinfo; octal escapes (\\040) in paths are undone."""
-    lines = []
-    for line in text.splitlines():
+    found = []
+    for line in lines(content):
         left, _, right = line.partition(" - ")
         fields, tail = left.split(" "), right.split(" ")
         if len(fields) >= 6 and len(tail) >= 3:
-            lines.append(MountLine(_plain(fields[3]), _plain(fields[4]), tail[0], _plain(tail[2])))
-    return lines
+            found.append(MountLine(_plain(fields[3]), _plain(fields[4]), tail[0], _plain(tail[2])))
+    return found
 
 
 def _plain(text: str) -> str:

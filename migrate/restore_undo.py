@@ -13,7 +13,10 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+
+from migrate.proc_text import lines, stat_fields, text
 
 
 def kill_descendants(timeout: float = 10.0) -> None:
@@ -26,13 +29,11 @@ def kill_descendants(timeout: float = 10.0) -> None:
     while time.monotonic() < deadline:
         alive = False
         for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
-            try:
-                state = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0]
-                if state != "Z":
-                    alive = True
+            fields = stat_fields(child)
+            if fields and fields[0] != "Z":
+                alive = True
+                with suppress(ProcessLookupError):
                     os.kill(int(child), signal.SIGKILL)
-            except (ProcessLookupError, FileNotFoundError):
-                continue
         if not alive:
             return
         time.sleep(0.005)
@@ -61,10 +62,10 @@ def remove_runc_state(globals_: Sequence[str], container: str) -> None:
     """
     root = globals_[globals_.index("--root") + 1] if "--root" in globals_ else "/run/runc"
     state = os.path.realpath(Path(root) / container)
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        mounted = line.split()[4]
+    for line in lines(text("/proc/self/mountinfo")):
+        mounted = line.split(" ")[4]
         if mounted.startswith(state + "/"):
-            ctypes.CDLL(None).umount2(mounted.encode(), 2)  # MNT_DETACH
+            ctypes.CDLL(None).umount2(os.fsencode(mounted), 2)  # MNT_DETACH
     # Only when runc knows it: `delete` of an unknown container would log an error of its own.
     if os.path.isdir(state):
         runc = os.environ.get("MIGRATE_RUNC", "runc")

@@ -23,6 +23,7 @@ from migrate.guard import Guard
 from migrate.journal import CONFIRMED, Journal
 from migrate.messages import Abandon, Done
 from migrate.move_options import Options
+from migrate.proc_text import PROC, stat_fields
 from migrate.progress import Progress
 from migrate.protocol import call
 from migrate.room import no_space
@@ -35,15 +36,14 @@ _EXITING = 0x4  # PF_EXITING (include/linux/sched.h)
 ANSWER = 120.0  # seconds for an answer that takes the other side little work
 
 
-def has_ended(pid: int, started: int, proc: Path = Path("/proc")) -> bool:
+def has_ended(pid: int, started: int, proc: Path = PROC) -> bool:
     """Whether a process that began at `started` (clock ticks since boot) has ended, or is at it.
 
     One that ends has lost its memory long before it is gone: an init waits for all of its namespace
     (kernel/pid_namespace.c), then as a zombie for its parent. (proc_pid_stat(5): state, flags.)
     """
-    try:
-        fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+    fields = stat_fields(pid, proc)
+    if fields is None:
         return True
     return int(fields[19]) != started or fields[0] in "ZX" or bool(int(fields[6]) & _EXITING)
 
@@ -75,7 +75,12 @@ class Undoing:
 
     def _cause(self, failure: BaseException) -> BaseException:
         """What has really happened, where `failure` is only what came of it: the container has
-        ended, or the disk of this host is full."""
+        ended, or the disk of this host is full. Never raises: the container may be frozen."""
+        with suppress(Exception):
+            return self._real_cause(failure)
+        return failure
+
+    def _real_cause(self, failure: BaseException) -> BaseException:
         committed = self.frozen is not None and "commit" in self.frozen.marks
         known = isinstance(failure, ConnectionLost | Interrupted)
         if committed or known or not isinstance(failure, Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from migrate.errors import Busy, ContainerNotFound, ContainerNotRunning, Unsuppo
 from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
 from migrate.preflight import Usage
+from migrate.proc_text import text
 from migrate.quiet_moment import between_health_checks
 from migrate.undo import start_time
 
 SHORT_ID = 12  # digits
+KILOBYTES = re.compile(r"^(RssAnon|VmSwap|Pss_Shmem):\s+([0-9]+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def _look(docker: DockerHost, name: str) -> SourceView:
     image = docker.inspect_image(container["Image"])
     spec = make_spec(container, image, networks, empty_volumes=empty)
     target = find_target(container["Id"], pid)
-    upper = upper_directory(parse_mountinfo(Path(f"/proc/{pid}/mountinfo").read_text()))
+    upper = upper_directory(parse_mountinfo(text(f"/proc/{pid}/mountinfo")))
     if upper is None:
         raise Unsupported(
             f"the root of container `{spec.name}` is no overlayfs",
@@ -177,15 +180,18 @@ def memory_of(pids: Iterable[int]) -> tuple[int, int]:
 
 
 def _kilobytes(path: str) -> dict[str, int]:
-    lines = (line.split() for line in Path(path).read_text().splitlines())
-    return {words[0][:-1]: int(words[1]) for words in lines if words[-1] == "kB"}
+    """`RssAnon:  12 kB` and its like. (Not the name of the process, whatever that is.)"""
+    return {key: int(number) for key, number in KILOBYTES.findall(text(path))}
 
 
 def waits_for_pages(pids: Iterable[int]) -> bool:
     """Whether a userfaultfd is to give one of these processes pages that it does not have yet
     (proc_pid_smaps(5): `um` of VmFlags)."""
     for pid in pids:
-        with suppress(FileNotFoundError, ProcessLookupError), open(f"/proc/{pid}/smaps") as smaps:
+        with (
+            suppress(FileNotFoundError, ProcessLookupError),
+            open(f"/proc/{pid}/smaps", errors="surrogateescape") as smaps,
+        ):
             if any(line.startswith("VmFlags:") and "um" in line.split() for line in smaps):
                 return True
     return False
@@ -195,7 +201,7 @@ def tmpfs_used(pid: int) -> int:
     """Bytes that lie in the tmpfs of a process's mounts: CRIU puts them among its images. What is
     mapped as well counts twice."""
     used: dict[int, int] = {}
-    for mount in parse_mountinfo(Path(f"/proc/{pid}/mountinfo").read_text()):
+    for mount in parse_mountinfo(text(f"/proc/{pid}/mountinfo")):
         if mount.fstype == "tmpfs":
             with suppress(OSError):  # over-mounted, or gone
                 path = f"/proc/{pid}/root{mount.mountpoint}"

@@ -12,7 +12,8 @@ import contextlib
 import os
 import time
 from dataclasses import dataclass
-from pathlib import Path
+
+from migrate.proc_text import stat_fields
 
 LOOKS = 100
 PAUSE = 0.002  # seconds between looks; a shell's redirection lasts microseconds
@@ -78,7 +79,5 @@ def pipes_of(pid: int) -> frozenset[str]:
 
 def parent_of(pid: int) -> int:
     """The parent's pid, 0 when the process has gone (proc_pid_stat(5))."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
+    fields = stat_fields(pid)
+    return int(fields[1]) if fields else 0

@@ -27,6 +27,7 @@ from migrate.docker_host import DockerHost
 from migrate.errors import Busy, ContainerNotFound, PlacementFailed
 from migrate.frontend_record import Lead
 from migrate.messages import Done, EndForward, SwitchFrontend
+from migrate.proc_text import stat_fields
 from migrate.protocol import call
 from migrate.run import run
 from migrate.runtime import abort
@@ -197,11 +198,8 @@ def shared_network(name: str) -> str:
 
 def start_time(pid: int) -> int | None:
     """Clock ticks from boot to the start of a process, None when it is gone (proc_pid_stat(5))."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(fields[19])
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields else None
 
 
 def undo(step: Step) -> None:
@@ -286,10 +284,8 @@ def _end_dump(pid: int, started: int, patience: float = 60.0) -> None:
 
 
 def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
+    fields = stat_fields(pid)
+    return fields is None or fields[0] == "Z"
 
 
 def thaw(freezer: str) -> None:

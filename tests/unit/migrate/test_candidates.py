@@ -106,12 +106,13 @@ def test_ticks_are_those_of_the_kernel(tmp_path: Path) -> None:
     begun = os.times()
     while os.times().user - begun.user < 0.1:
         sum(range(1000))
-    ours = cpu_ticks(Path("/proc/self/stat"))
+    ours = cpu_ticks(os.getpid())
     spent = (os.times().user + os.times().system) * os.sysconf("SC_CLK_TCK")
     assert abs(ours - spent) <= 3
-    assert cpu_ticks(tmp_path / "gone") == 0
-    (tmp_path / "stat").write_text("1 (a) b) (c) S " + " ".join(map(str, range(1, 30))))
-    assert cpu_ticks(tmp_path / "stat") == 11 + 12
+    assert cpu_ticks(4711, tmp_path) == 0
+    (tmp_path / "4711").mkdir()
+    (tmp_path / "4711/stat").write_text("1 (a) b) (c) S " + " ".join(map(str, range(1, 30))))
+    assert cpu_ticks(4711, tmp_path) == 11 + 12
 
 
 # -- those that go while they are looked at -------------------------------------------------------

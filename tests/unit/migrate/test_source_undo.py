@@ -65,6 +65,17 @@ def test_what_is_about_to_end_has_ended(
     assert has_ended(8, 99, tmp_path)
 
 
+def test_to_look_for_the_cause_never_stands_in_the_way_of_the_undo(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def breaks(*_: object) -> bool:
+        raise UnicodeDecodeError("utf-8", b"", 0, 1, "whatever")
+
+    monkeypatch.setattr("migrate.source_undo.has_ended", breaks)
+    failure = DumpFailed("no")
+    assert undoing(ended=False)._cause(failure) is failure
+
+
 def test_this_process_has_not_ended_and_a_zombie_has() -> None:
     assert not has_ended(os.getpid(), start_time(os.getpid()) or 0)
     child = subprocess.Popen(["sleep", "60"])
