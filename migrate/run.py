@@ -1,4 +1,8 @@
-"""The one place where programs are called."""
+"""The one place where programs are called.
+
+Each has a session of its own: Ctrl-C at the terminal is for us, who know whether it is too late and
+what there is to undo, and not for the `umount` that we have just called.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +52,7 @@ def run(
             timeout=timeout,
             check=False,
             env=None if env is None else dict(env),
+            start_new_session=True,
         )
     except FileNotFoundError:
         result = Result(command, 127, "", f"{command[0]}: not found")
@@ -67,7 +72,7 @@ class Waiting:
         self.argv = tuple(argv)
         self._process = subprocess.Popen(
             self.argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True,
+            text=True, start_new_session=True,
         )  # fmt: skip
 
     def finish(self, stdin: str, timeout: float = 20.0) -> None:

@@ -1,5 +1,6 @@
 """migrate.run: one runner, with a limit in time."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,14 @@ def test_a_program_that_hangs_is_ended() -> None:
 def test_the_environment_is_that_which_is_given() -> None:
     result = run(["/usr/bin/env"], env={"ONLY": "this"})
     assert result.stdout == "ONLY=this\n"
+
+
+def test_ctrl_c_at_the_terminal_is_not_for_what_we_call() -> None:
+    """It goes to all of the foreground process group (termios(3), ISIG)."""
+    print_group = ["python3", "-c", "import os; print(os.getpgrp())"]
+    assert int(run(print_group).stdout) != os.getpgrp()
+    waiting = Waiting(["sh", "-c", f'test "$(ps -o pgid= -p $$)" -ne {os.getpgrp()}'])
+    waiting.finish("")
 
 
 def test_a_signal_is_a_negative_code() -> None:
