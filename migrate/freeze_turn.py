@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 PLACE = Path("/run/migrate/freeze-turn.lock")
 PATIENCE = 30.0  # seconds; most stand still for less than one
-PAUSE = 0.02  # seconds between two looks
-STALE = 0.2  # seconds; after a longer wait what the rounds have shown is not true any more
+PAUSE = 0.02  # seconds between two looks, about
 
 
 class Slot:
@@ -54,24 +54,28 @@ class Turn:
     """The turn of a migration: on its source, and by `ask` on its destination, which gives it back
     by itself, after commit or failure."""
 
-    def __init__(self, ask: Callable[[], bool], check: Callable[[], None], slot: Slot) -> None:
-        """`ask`: whether the destination's is ours; `check` raises when the wait is to end."""
+    def __init__(self, ask: Callable[[], bool], slot: Slot) -> None:
+        """`ask`: whether the destination's is ours."""
         self._ask = ask
-        self._check = check
         self._slot = slot
 
-    def wait(self, patience: float = PATIENCE) -> float:
+    def wait(self, meanwhile: Callable[[], object], patience: float = PATIENCE) -> float:
         """Until both are ours, or for `patience` seconds; gives the seconds that this took.
 
-        Nobody holds one while waiting for the other: two hosts may be each other's destination.
+        `meanwhile` is called between two looks, and raises when the wait is to end. Nobody holds
+        one while waiting for the other: two hosts may be each other's destination. Nor do they fall
+        into step then, each asking while the other holds: the pause is as long as the question was,
+        or not, by chance.
         """
-        began = time.monotonic()
+        began = looked = time.monotonic()
         while not (self._slot.take() and self._ask()):
+            asked = time.monotonic() - looked
             self._slot.leave()
             if time.monotonic() - began >= patience:
                 break
-            self._check()
-            time.sleep(PAUSE)
+            meanwhile()
+            time.sleep(random.uniform(0, 2 * (PAUSE + asked)))
+            looked = time.monotonic()
         return time.monotonic() - began
 
     def end(self) -> None:

@@ -4,7 +4,7 @@ that it is time to freeze it."""
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from migrate.files_pass import FilesPass
@@ -24,6 +24,8 @@ MAX_PASSES = 3
 # of tests/bench/downtime.py.
 FREEZE, DUMP, RESTORE = 0.01, 0.12, 0.15
 EAGER_RATE = 300e6  # bytes/s at which CRIU reads memory in when it restores (docs/criu-notes.md)
+EVERY, SHARE = 1.0, 4.0  # seconds between two rounds while others are frozen; times a round's own
+STALE = 0.2  # seconds; after a longer wait what the rounds have shown is not true any more
 ANSWER = 1800.0  # seconds until a round is stored at the other side
 
 
@@ -45,40 +47,57 @@ class PreCopy:
         self._throttler = throttler
         self._throttle = Throttle()
         self._calm = False
+        self._began_last = began  # the last round or pass
         self._predicted: list[float] = []
         self.rounds: list[Round] = []
         self.passes = 0
         self.decision = decide([], costs, limits)
 
     def run(self) -> Decision:
-        """Go on until the rule says stop. Gives its last decision."""
-        try:
-            while True:
+        """Go on until the rule says stop. Gives its last decision; a throttle stays."""
+        while True:
+            if not self._complete:
                 self._one_pass()
-                if len(self.rounds) < self._limits.max_rounds:
-                    self._one_round()
-                self.decision = self._decide()
-                if self.decision.stop and (self._calm or self.passes >= MAX_PASSES):
-                    break
-        finally:
-            if self._throttler:
-                self._throttler.lift()
+            if len(self.rounds) < self._limits.max_rounds:
+                self._one_round()
+            self.decision = self._decide()
+            if self.decision.stop and self._complete:
+                break
         said = f"pre-copy ends: {self.decision.sentence}"
         self._progress.note(f"{said} (predicted downtime {self.decision.predicted * 1000:.0f} ms)")
         return self.decision
 
-    def catch_up(self) -> Decision:
-        """Do rounds once more, after the container has run on for a while.
+    @property
+    def _complete(self) -> bool:
+        return self._calm or self.passes >= MAX_PASSES
 
-        The first of them is as large as that was long, which is no reason to stop at the next one.
+    def keep_up(self, *, slowly: bool) -> bool:
+        """Once more all that has changed, if that is worth it: the container runs on although the
+        rule has said stop. Gives whether it was.
+
+        `slowly`: while others are to get the processors and the link; else for the last time, when
+        only what changes within a moment goes in the freeze (a moment: as long as a round takes).
+        These rounds are beyond --max-rounds, but where no rounds are wanted there are none.
         """
-        if len(self.rounds) < self._limits.max_rounds:
+        length = time.monotonic() - self._began_last
+        took = self.rounds[-1].seconds if self.rounds else 0.0
+        due = max(EVERY, SHARE * took) if slowly else max(STALE, took)
+        if length < due:
+            return False
+        self._began_last = time.monotonic()
+        self._one_pass()
+        if self._limits.max_rounds:
             self._one_round()
-        return self.run()
+            self.decision = replace(self.decision, predicted=self._predicted[-1])
+        return True
+
+    def lift(self) -> None:
+        """End the throttle."""
+        if self._throttler:
+            self._throttler.lift()
 
     def _one_pass(self) -> None:
-        if self._calm or self.passes >= MAX_PASSES:
-            return
+        self._began_last = time.monotonic()
         report = self._files.run(final=False)
         expect(self._channel, Done, ANSWER)
         self.passes += 1
@@ -89,7 +108,7 @@ class PreCopy:
         )
 
     def _one_round(self) -> None:
-        started = time.monotonic()
+        started = self._began_last = time.monotonic()
         tally = self._memory.round()
         expect(self._channel, Done, ANSWER)
         seconds = time.monotonic() - started

@@ -1,4 +1,4 @@
-"""When a container can be frozen without harm to what its Docker does with it just then."""
+"""When a container can be frozen: not amid what Docker does with it, and when it is its turn."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from migrate.docker_host import DockerHost
+from migrate.freeze_turn import Turn
 from migrate.networks import NetworkSpec
+from migrate.precopy import PreCopy
+from migrate.progress import Progress
 
 HEALTH = 10.0  # seconds that a health check may go on
 AGAIN = 1.0  # seconds, for one that begins when the wait is over
 LATE = 0.5  # seconds that a message of Docker may come late, on a busy host
 PAUSE = 0.05
+NOTABLE = 0.2  # seconds of waiting
 
 # How often Docker 28 says by ARP and NDP that an address is here, when it has plugged a container
 # in, and the milliseconds between. It speaks through a raw socket, which neither the silence of the
@@ -20,6 +24,32 @@ PAUSE = 0.05
 # claim its address after commit. (moby, libnetwork/osl/interface_linux.go and netlabel.)
 MESSAGES = "com.docker.network.advertise_addr_nmsgs", 3
 INTERVAL = "com.docker.network.advertise_addr_ms", 1000
+
+
+def await_moment(
+    docker: DockerHost, container: str, networks: Iterable[NetworkSpec], turn: Turn,
+    precopy: PreCopy, check: Callable[[], None], progress: Progress,
+) -> None:  # fmt: skip
+    """Return when it can be frozen. It runs meanwhile, and what it changes goes on to be sent.
+
+    `networks`: those in which its address moves; `check` raises when the wait is to end.
+    """
+
+    def meanwhile() -> None:
+        check()
+        precopy.keep_up(slowly=True)
+
+    began = time.monotonic()
+    after_announcements(docker, container, networks, check)
+    between_health_checks(docker, container)
+    quiet = time.monotonic() - began
+    waited = turn.wait(meanwhile)
+    between_health_checks(docker, container, AGAIN)
+    if quiet > NOTABLE:
+        progress.note(f"waited {quiet:.1f} s for what Docker does with the container")
+    if waited > NOTABLE:
+        progress.note(f"waited {waited:.1f} s for another container to be restored")
+    precopy.keep_up(slowly=False)
 
 
 def between_health_checks(

@@ -16,7 +16,7 @@ from migrate.docker_host import DockerHost
 from migrate.errors import Interrupted, Unsupported
 from migrate.files_pass import FilesPass
 from migrate.freeze import FrozenPart
-from migrate.freeze_turn import STALE, Slot, Turn
+from migrate.freeze_turn import Slot, Turn
 from migrate.guard import Guard
 from migrate.host_facts import facts
 from migrate.host_setup import host_id, make_state_dirs
@@ -45,7 +45,7 @@ from migrate.pairing import same_host
 from migrate.precopy import PreCopy, expected_costs
 from migrate.progress import Progress, human
 from migrate.protocol import IMAGE_PIECE, call, expect
-from migrate.quiet_moment import AGAIN, after_announcements, between_health_checks
+from migrate.quiet_moment import await_moment
 from migrate.rootfs_limits import kept_paths
 from migrate.rootfs_send import PassReport, Sender
 from migrate.source_end import end_source_copy, run_hooks
@@ -80,6 +80,7 @@ class Migration(Undoing):
         super().__init__(options, progress)
         self._link_to = link_to
         self.docker = DockerHost()
+        self._turn = Turn(self._ask_turn, Slot())
 
     def run(self) -> Summary:
         """Move the container. Raises the Failure that stopped it, after everything is undone."""
@@ -89,11 +90,12 @@ class Migration(Undoing):
             try:
                 self._run(stack, interrupts)
             except BaseException as failure:
-                # Ctrl-C goes to the programs that we call as well: their end is not the cause.
                 cause = self._cause(failure)
-                if not isinstance(failure, Interrupted):
-                    cause = interrupts.noted() or cause
+                if cause is failure and not isinstance(failure, Interrupted):
+                    # Whoever ends us may have ended a program that we have called, too.
+                    cause = interrupts.noted() or failure
                 interrupts.hold()
+                self._turn.end()
                 self._roll_back(failure)
                 if cause is failure:
                     raise
@@ -163,7 +165,6 @@ class Migration(Undoing):
             self._send_image(welcome.save, view)
         with self._timed("prepare"):
             outgoing = self._prepare(stack, view)
-        self._turn = Turn(self._ask_turn, interrupts.check, Slot())
         sender = Sender(view.upper, skip=kept_paths(view.spec))
         files = FilesPass(sender, self.link.channel, self.progress.advance)
         self._pre_copy(view, outgoing, files, interrupts)
@@ -267,26 +268,17 @@ class Migration(Undoing):
                 self.link.channel, outgoing.memory, files, costs, limits, self.progress,
                 self._began, self._throttler(view),
             )  # fmt: skip
-            decision = precopy.run()
-            if self._wait(view, interrupts.check) > STALE:
-                decision = precopy.catch_up()
+            try:
+                precopy.run()
+                await_moment(
+                    self.docker, view.spec.source_id, self.network.taken_along(view.spec.networks),
+                    self._turn, precopy, interrupts.check, self.progress,
+                )  # fmt: skip
+            finally:
+                precopy.lift()
         self.summary.rounds = precopy.report()
         self.summary.rootfs_passes = precopy.passes
-        self.summary.switchover = Switchover(decision.reason, decision.predicted)
-
-    def _wait(self, view: SourceView, check: Callable[[], None]) -> float:
-        """Until the container can be frozen; gives the seconds. It runs meanwhile."""
-        began = time.monotonic()
-        networks = self.network.taken_along(view.spec.networks)
-        after_announcements(self.docker, view.spec.source_id, networks, check)
-        between_health_checks(self.docker, view.spec.source_id)
-        quiet = time.monotonic() - began
-        turn = self._turn.wait()
-        if quiet > STALE:
-            self.progress.note(f"waited {quiet:.1f} s for what Docker does with the container")
-        if turn > STALE:
-            self.progress.note(f"waited {turn:.1f} s for another container to be restored")
-        return quiet + turn
+        self.summary.switchover = Switchover(precopy.decision.reason, precopy.decision.predicted)
 
     def _throttler(self, view: SourceView) -> Throttler | None:
         assert self.journal
@@ -304,7 +296,6 @@ class Migration(Undoing):
         assert self.link
         assert self.journal
         self._end_restarts(view)
-        between_health_checks(self.docker, view.spec.source_id, AGAIN)
         images = ImageSender(self.link.channel, outgoing.images, self.progress.advance)
 
         def last_files() -> PassReport:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -113,8 +115,8 @@ def test_it_is_asked_for_on_both_hosts_and_given_back(place: Path) -> None:
         with another(place) as other:
             freed.append(told(other))
 
-    turn = Turn(asked, check, slot)
-    turn.wait()
+    turn = Turn(asked, slot)
+    turn.wait(check)
     assert asked.times == 3
     assert freed == [True, True]  # nobody holds one while waiting for the other
     with another(place) as other:
@@ -129,7 +131,7 @@ def test_patience_ends(place: Path) -> None:
     began = time.monotonic()
     with another(place) as other:
         assert told(other)
-        waited = Turn(lambda: True, lambda: None, slot).wait(0.1)
+        waited = Turn(lambda: True, slot).wait(lambda: None, 0.1)
     assert 0.1 <= waited <= time.monotonic() - began
     assert slot.take(), "nothing is held that was not given"
 
@@ -142,6 +144,31 @@ def test_a_signal_ends_the_wait(place: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     slot = Slot(place)
     with pytest.raises(Interrupted):
-        Turn(lambda: False, check, slot).wait()
+        Turn(lambda: False, slot).wait(check)
     with another(place) as other:
         assert told(other)
+
+
+def test_two_that_ask_each_other_do_not_stay_in_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is the other's destination: who is asked while it holds its own refuses. The pauses must
+    differ by more than the time for which it holds it, which is that of a question."""
+    now = 0.0
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        pauses.append(seconds)
+
+    def asks() -> bool:
+        nonlocal now
+        now += 0.1
+        return False
+
+    clock: Any = SimpleNamespace(monotonic=lambda: now, sleep=pause)
+    monkeypatch.setattr(freeze_turn, "time", clock)
+    slot: Any = SimpleNamespace(take=lambda: True, leave=lambda: None)
+    Turn(asks, slot).wait(lambda: None, 100.0)
+    assert len(pauses) > 100
+    assert max(pauses) - min(pauses) > 0.1
+    assert sum(pauses) / len(pauses) < 0.2

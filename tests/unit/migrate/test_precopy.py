@@ -1,4 +1,4 @@
-"""migrate.precopy: the loop ends, whatever memory and files do, and a throttle is always lifted."""
+"""migrate.precopy: the loop ends, whatever memory and files do, and what a wait brings is sent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate.errors import DumpFailed, NoSpace
+from migrate.errors import NoSpace
 from migrate.messages import Done
 from migrate.page_compare import Tally
 from migrate.precopy import CALM, MAX_PASSES, PreCopy, describe, round_of
@@ -134,20 +134,50 @@ def test_no_rounds_are_no_rounds() -> None:
     assert world.precopy.rounds == []
 
 
-def test_after_a_wait_a_larger_round_is_no_reason_to_stop() -> None:
-    world = World([262_144, 10, 20_000, 30], QUIET, Limits(0.0, 30))
+# -- while it waits for its turn ------------------------------------------------------------------
+
+
+def test_what_changes_during_a_wait_is_sent() -> None:
+    world = World([262_144, 10, 20_000, 30], [report(0), report(CALM)], Limits(0.0, 30))
     world.precopy.run()
+    rounds, passes = len(world.precopy.rounds), world.precopy.passes
     CLOCK.now += 20.0
-    decision = world.precopy.catch_up()
-    assert [one.dirty for one in world.precopy.rounds] == [262_144, 10, 20_000, 30]
-    assert decision.reason == Reason.LITTLE_LEFT
+    assert world.precopy.keep_up(slowly=True)
+    assert [one.dirty for one in world.precopy.rounds[rounds:]] == [20_000]
+    assert world.precopy.passes == passes + 1
+    CLOCK.now += 0.5
+    assert not world.precopy.keep_up(slowly=True), "the others are to get the processors"
+    assert world.precopy.keep_up(slowly=False)
+    assert len(world.precopy.report()) == rounds + 2
+    assert world.precopy.decision.predicted < 1.0
 
 
-def test_a_wait_does_not_give_more_rounds() -> None:
+@pytest.mark.parametrize(
+    ("since", "slowly", "due"),
+    [(0.0, False, False), (0.3, False, False), (0.8, False, True), (0.8, True, False),
+     (1.5, True, False), (3.0, True, True)],
+)  # fmt: skip
+def test_a_round_is_worth_it_when_the_last_is_longer_ago_than_it_took(
+    since: float, slowly: bool, due: bool
+) -> None:
+    world = World([262_144, 3000], QUIET)  # 3000 pages take 0.54 s
+    world.precopy.run()
+    CLOCK.now += since - 0.54
+    assert world.precopy.keep_up(slowly=slowly) is due
+
+
+def test_a_wait_gives_rounds_only_where_there_are_some() -> None:
     world = World([1], QUIET, Limits(max_rounds=0))
     world.precopy.run()
-    assert world.precopy.catch_up().reason == Reason.MAX_ROUNDS
+    CLOCK.now += 20.0
+    assert world.precopy.keep_up(slowly=False)
     assert world.precopy.rounds == []
+    assert world.precopy.passes == 2
+    world = World([262_144], QUIET, Limits(max_rounds=1))
+    world.precopy.run()
+    CLOCK.now += 60.0
+    assert world.precopy.keep_up(slowly=False)
+    assert len(world.precopy.rounds) == 2
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 5])
@@ -194,6 +224,8 @@ def test_it_ends(
     assert 1 <= world.log.count("pass") <= MAX_PASSES
     assert len(world.precopy.report()) == len(world.precopy.rounds)
     if throttler:
+        assert throttler.lifted == 0, "it goes on while the container waits"
+        world.precopy.lift()
         assert throttler.lifted == 1
         assert throttler.cuts == sorted(throttler.cuts)
 
@@ -206,7 +238,9 @@ def test_a_container_that_is_too_fast_is_throttled_and_set_free() -> None:
     world = World([200_000], QUIET, Limits(0.0, 12), throttler)
     world.precopy.run()
     assert throttler.cuts[:2] == [20, 30]
-    assert throttler.lifted == 1
+    CLOCK.now += 60.0
+    world.precopy.keep_up(slowly=True)
+    assert throttler.lifted == 0
 
 
 def test_it_is_not_without_being_asked_for() -> None:
@@ -219,16 +253,7 @@ def test_a_limit_that_cannot_be_set_does_not_stop_it() -> None:
     throttler.problem = "no"
     world = World([200_000], QUIET, Limits(0.0, 12), throttler)
     assert world.precopy.run().stop
-    assert throttler.lifted == 1
-
-
-@pytest.mark.parametrize("where", ["pass", "round"])
-def test_it_is_lifted_when_pre_copy_fails(where: str) -> None:
-    throttler = Throttler()
-    world = World([200_000], QUIET, throttler=throttler)
-    world.fail[where] = DumpFailed("no")
-    with pytest.raises(DumpFailed):
-        world.precopy.run()
+    world.precopy.lift()
     assert throttler.lifted == 1
 
 

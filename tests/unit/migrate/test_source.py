@@ -18,6 +18,7 @@ from migrate import source as source_module
 from migrate.errors import (
     AgentFailed,
     CommandFailed,
+    ContainerNotRunning,
     DumpFailed,
     FreezeTooLong,
     Interrupted,
@@ -378,3 +379,20 @@ def test_ctrl_c_is_the_cause_when_a_program_that_was_called_has_heard_it_too(
     with pytest.raises(Interrupted, match="SIGINT"):
         world.migration.run()
     assert world.log == ["rolled back"]
+
+
+def test_a_better_cause_than_ctrl_c_is_told(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a shutdown SIGTERM comes to us and to Docker, which ends the container."""
+
+    def run(stack: Any, interrupts: Any) -> None:
+        interrupts.polite()
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise CommandFailed("no such process")
+
+    monkeypatch.setattr(world.migration, "_run", run)
+    monkeypatch.setattr(world.migration, "_roll_back", world.does("rolled back"))
+    monkeypatch.setattr(world.migration, "_cause", lambda _: ContainerNotRunning("ended"))
+    monkeypatch.setattr(world.migration._turn, "end", world.does("turn given back"))
+    with pytest.raises(ContainerNotRunning):
+        world.migration.run()
+    assert world.log == ["turn given back", "rolled back"]
