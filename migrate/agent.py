@@ -276,7 +276,9 @@ class Agent:
         self.failed = True
         log = self.destination.log_lines()
         report: Failed = from_failure(failure, log)
-        if not self.destination.running:
+        if self.destination.running:
+            self.slot.leave()
+        else:
             try:
                 self._undo()
             except Failure as worse:
@@ -299,6 +301,7 @@ class Agent:
 
     def source_lost(self, lost: ConnectionLost) -> int:
         """The source is gone. Before commit: undo. After: we own it, and remember to say so."""
+        self.slot.leave()
         if self.destination.committed:
             return 0  # the guard settles what is left and keeps the journal for `AskOutcome`
         try:

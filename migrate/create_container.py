@@ -8,7 +8,7 @@ import msgspec
 
 from migrate.container_spec import ContainerSpec, create_request
 from migrate.docker_host import DockerHost
-from migrate.errors import PlacementFailed
+from migrate.errors import NameTaken, PlacementFailed
 from migrate.journal import Journal
 from migrate.messages import Begin
 from migrate.placement import Placement
@@ -72,7 +72,11 @@ def _create_as(docker: DockerHost, journal: Journal, spec: ContainerSpec, image:
     body = dict(request.body)
     body["HostConfig"] = {**body["HostConfig"], "RestartPolicy": {"Name": "no"}}
     unborn = journal.push(RemoveUnborn(spec.name, time.time()))
-    container = docker.create_container(body, spec.name)
+    try:
+        container = docker.create_container(body, spec.name)
+    except NameTaken:  # surely not made by us, but perhaps by another migration just now
+        journal.drop(unborn)
+        raise
     journal.push(RemoveContainer(container))
     journal.drop(unborn)
     for network, endpoint in request.connect:

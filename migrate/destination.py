@@ -22,6 +22,7 @@ from migrate.docker_host import DockerHost
 from migrate.errors import (
     AgentFailed,
     Busy,
+    ContainerNotFound,
     MemoryLost,
     PlacementFailed,
     RestoreFailed,
@@ -55,7 +56,7 @@ from migrate.undo import (
     shared_image,
     shared_network,
 )
-from transport.errors import StreamCorrupt
+from transport.errors import Failure, StreamCorrupt
 
 RUN = Path("/run/migrate")
 START_TIMEOUT = 60.0
@@ -332,13 +333,24 @@ class Destination:
 
     def _refuse_ended(self) -> None:
         """A `docker start` that fails although the container runs has it ended by Docker."""
-        if self._start_failed:
+        if not self._start_failed:
+            return
+        anew = "start it anew there (docker start)"
+        try:
             state = self.docker.inspect_container(self.container)["State"]
-            if not state.get("Running"):
-                raise MemoryLost(
-                    f"it ran at the destination, and Docker ended it there: {self._start_failed}",
-                    "what was in its memory is lost: start it anew there (docker start)",
-                )
+        except ContainerNotFound:  # it was run with --rm
+            state, anew = {}, "run it anew there"
+        except Failure as unknown:
+            raise AgentFailed(
+                f"it came to run at the destination, and whether it still does is not known: "
+                f"{self._start_failed}; {unknown.message}",
+                "look there (docker ps); its copy here is gone",
+            ) from unknown
+        if not state.get("Running"):
+            raise MemoryLost(
+                f"it ran at the destination, and Docker ended it there: {self._start_failed}",
+                f"what was in its memory is lost: {anew}",
+            )
 
     # -- undo ----------------------------------------------------------------------------------
 

@@ -339,8 +339,10 @@ def test_the_end_of_the_stream_undoes_what_does_not_run(
     if committed:
         call(served.channel, Commit(), Running, 5.0)
         expect(served.channel, Done, 5.0)
+    served.slot.held = True
     how(served)
     served.ends()
+    assert not served.slot.held
     assert ("rollback" in served.destination.log) == (not committed)
 
 

@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from migrate.create_container import create
-from migrate.errors import PlacementFailed
+from migrate.errors import DockerUnavailable, NameTaken, PlacementFailed
 from migrate.journal import Header, Journal
 from migrate.placement import ImagePlan, Placement
 from migrate.undo import RemoveContainer, RemoveUnborn, RemoveVolume
 from tests.unit.migrate.fleet import candidate
+from transport.errors import Failure
 
 NAMES = ("first", "second")
 
@@ -68,6 +69,22 @@ def test_volumes_of_a_create_that_failed_are_noted(journal: Journal) -> None:
     assert [step for step in journal.steps if isinstance(step, RemoveVolume)] == [
         RemoveVolume(name) for name in NAMES
     ]
+
+
+@pytest.mark.parametrize(("failure", "noted"), [(NameTaken("no"), 0), (DockerUnavailable("?"), 1)])
+def test_the_container_of_another_migration_is_not_removed(
+    journal: Journal, failure: Failure, noted: int
+) -> None:
+    """Both have the name, both are of our runtime and just made; only one who does not know whether
+    it has made one may look for it."""
+
+    def make(body: dict[str, Any], name: str) -> str:
+        raise failure
+
+    docker: Any = SimpleNamespace(api_version="1.51", create_container=make)
+    with pytest.raises(type(failure)):
+        create(docker, journal, begun(), placed(), "app:1")
+    assert sum(isinstance(step, RemoveUnborn) for step in journal.steps) == noted
 
 
 def test_an_image_that_is_not_there(journal: Journal) -> None:

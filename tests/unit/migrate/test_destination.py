@@ -11,10 +11,17 @@ import pytest
 
 from migrate import destination as destination_module
 from migrate.destination import Destination
-from migrate.errors import Busy, MemoryLost, RestoreFailed
+from migrate.errors import (
+    AgentFailed,
+    Busy,
+    ContainerNotFound,
+    DockerUnavailable,
+    MemoryLost,
+    RestoreFailed,
+)
 from migrate.journal import OWNED, RUNNING, Header, Journal
 from migrate.messages import Filled
-from transport.errors import StreamCorrupt
+from transport.errors import Failure, StreamCorrupt
 
 SESSION = "5" * 16
 
@@ -113,20 +120,33 @@ def test_the_end_waits_for_the_memory(world: World) -> None:
     assert not world.journal.path.exists()
 
 
-@pytest.mark.parametrize("runs", [True, False])
+@pytest.mark.parametrize(
+    ("found", "told"),
+    [
+        ({"State": {"Running": True}}, None),
+        ({"State": {"Running": False}}, MemoryLost),
+        (ContainerNotFound("no"), MemoryLost),  # of a container with --rm
+        (DockerUnavailable("no"), AgentFailed),
+    ],
+)
 def test_a_start_that_fails_at_the_end_is_no_success_when_docker_has_ended_it(
-    world: World, runs: bool
+    world: World, found: Any, told: type[Failure] | None
 ) -> None:
+    def inspect(name: str) -> Any:
+        if isinstance(found, Failure):
+            raise found
+        return found
+
     made = world.destination
-    made.docker = world.any(inspect_container=lambda name: {"State": {"Running": runs}})
+    made.docker = world.any(inspect_container=inspect)
     made.commit()
     world.fail["started"] = RestoreFailed("the shim is gone")
     with pytest.raises(RestoreFailed):
         made.settle()
-    if runs:
+    if told is None:
         assert made.finish() == Filled(pages=3, seconds=0.5)
     else:
-        with pytest.raises(MemoryLost, match="the shim is gone"):
+        with pytest.raises(told, match="the shim is gone"):
             made.finish()
     assert not world.journal.path.exists()
 
