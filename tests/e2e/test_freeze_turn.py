@@ -13,7 +13,7 @@ from tests.e2e.world import World, assert_continuous, numbers
 from tests.lab.host import LabHost
 
 COUNTER = ["sh", "/workloads/counter.sh"]
-HELD = 4.0  # seconds
+HELD = 6.0  # seconds; preflight and prepare take some of them
 HOLD = f"""
 import time
 from migrate.freeze_turn import Slot
@@ -46,11 +46,11 @@ def test_it_runs_until_its_turn_comes(world: World, where: str) -> None:
     with held(world.lab[where]):
         summary = world.migrate(world.a, "app", world.b, "--keep")
     assert time.monotonic() - began > HELD
-    assert summary["phases"]["pre-copy"] > HELD / 2
-    assert summary["downtime"] < HELD / 2
+    assert summary["phases"]["pre-copy"] > HELD / 4
+    assert summary["downtime"] < HELD / 4
     output = world.logs(world.a, "app")
     # The counter prints 30 numbers a second and more, while it runs.
-    assert len(output) - before > 20 * HELD / 2
+    assert len(output) - before > 20 * HELD / 4
     world.wait_for_output(world.b, "app")
     assert_continuous(numbers(output + world.logs(world.b, "app")))
     world.assert_clean()
@@ -62,4 +62,4 @@ def test_who_has_it_and_dies_does_not_hold_up_the_next(world: World) -> None:
     with held(world.b):
         pass  # killed
     summary = world.migrate(world.a, "app", world.b)
-    assert summary["phases"]["pre-copy"] < HELD / 2
+    assert summary["phases"]["pre-copy"] < HELD / 4

@@ -291,7 +291,7 @@ def test_killed_after_commit_nobody_but_the_new_place_answers(world: World) -> N
     assert "mode private" in inside(world, "ip -d link show eth0")
     # A frame that a had sent before may still come out of a queue of this kernel after b's first: b
     # says it again within half a second.
-    eventually(lambda: port_of(world, mac) == "p-b", "not announced", 2)
+    eventually(lambda: port_of(world, mac) == "p-b", "not announced", timeout=2)
     assert moving.communicate(timeout=60)[0]
     assert not end(world, client, "tcp_client.py")["errors"]
 
