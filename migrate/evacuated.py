@@ -23,7 +23,8 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")  # moby, daemon/names: of a co
 class Record(msgspec.Struct, frozen=True):
     """One container. `host`: where it is, as this host calls it; `sure`: whether it has arrived.
 
-    `at`: seconds since the epoch; `after`, `project`: as in `migrate.plan.Move`.
+    `new_id`: the container's id there, "" until it is sure; `at`: seconds since the epoch;
+    `after`, `project`: as in `migrate.plan.Move`.
     """
 
     name: str

@@ -151,17 +151,18 @@ def sort_out(
 
 
 def containers_at(name: str) -> dict[str, bool]:
-    """The names of the containers at a host, and whether each runs; changes nothing there.
+    """Whether each container at a host runs, by its name and by its id; changes nothing there.
 
     Raises what connecting raises, and DockerUnavailable.
     """
     with AgentLink(name) as link:
         link.greet()
         offer = call(link.channel, Survey(), Offer, ANSWER)
-    return {
-        name_of(item): item.get("State") in ("running", "paused", "restarting")
-        for item in offer.view.containers
-    }  # fmt: skip
+    found: dict[str, bool] = {}
+    for item in offer.view.containers:
+        runs = item.get("State") in ("running", "paused", "restarting")
+        found[name_of(item)] = found[str(item["Id"])] = runs
+    return found
 
 
 def _ask(name: str, here: HostFacts, parallel: int) -> Host | LeftOut:

@@ -200,6 +200,6 @@ def test_the_containers_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
     offer = Offer(DestinationView(containers=tuple(listed)), (), 0.0, "")
     monkeypatch.setattr(inventory, "AgentLink", Link)
     monkeypatch.setattr(inventory, "call", lambda *_: offer)
-    assert inventory.containers_at("b") == {"web": True, "old": False}
+    assert inventory.containers_at("b") == {"web": True, "1": True, "old": False, "2": False}
     with pytest.raises(HostUnreachable):
         inventory.containers_at("dead")
