@@ -67,3 +67,12 @@ class Interrupts:
         if not self._polite:
             self._held = True  # one is enough: the undoing is not to be interrupted
             raise self._interrupted()
+
+
+class Stops(Interrupts):
+    """For the planning of a run, which goes on when one of many things fails: each signal raises
+    KeyboardInterrupt with its name, which nothing there takes for such a failure."""
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if not self._held:
+            raise KeyboardInterrupt(signal.Signals(number).name)

@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
+from typing import TypeVar
 
 from migrate.agent_link import AgentLink
 from migrate.candidates import name_of
@@ -28,6 +31,7 @@ from transport.target import parse_target
 ANSWER = 60.0
 AT_ONCE = 8  # hosts that are asked at the same time
 SSH, DOCKER = "ssh", "docker"
+_T = TypeVar("_T")
 _HOST = re.compile(r"\s*Host(?:\s*=\s*|\s+)(.+?)\s*$", re.IGNORECASE)
 
 
@@ -124,9 +128,33 @@ def ask(
     `own_id` gives this host's id; it is asked last, since this host may be among them, and makes
     its id when it is asked.
     """
-    with ThreadPoolExecutor(min(AT_ONCE, max(1, len(hosts)))) as pool:
-        answers = list(pool.map(lambda name: _ask(name, here, parallel), hosts))
+    answers = ask_all(hosts, lambda name: _ask(name, here, parallel))
     return sort_out(answers, own_id())
+
+
+def ask_all(hosts: Sequence[str], ask_one: Callable[[str], _T]) -> list[_T]:
+    """Call it for each host, `AT_ONCE` at the same time; gives the answers in the hosts' order.
+
+    A signal ends the wait at once, however long a host lets us wait: the threads that ask are
+    daemons and end with this process, which to the hosts is a link that breaks.
+    """
+    futures: list[Future[_T]] = [Future() for _ in hosts]
+    todo = deque(zip(futures, hosts, strict=True))
+
+    def work() -> None:
+        while True:
+            try:
+                future, host = todo.popleft()
+            except IndexError:
+                return
+            try:
+                future.set_result(ask_one(host))
+            except BaseException as why:  # noqa: BLE001 - raised where it is waited for
+                future.set_exception(why)
+
+    for _ in range(min(AT_ONCE, len(hosts))):
+        Thread(target=work, daemon=True).start()
+    return [future.result() for future in futures]
 
 
 def sort_out(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from migrate.candidates import name_of
@@ -15,7 +14,7 @@ from migrate.evacuated import Record, Records
 from migrate.fetch import PHASE, settle
 from migrate.host_facts import facts
 from migrate.host_findings import findings
-from migrate.inventory import containers_at
+from migrate.inventory import ask_all, containers_at
 from migrate.plan import LeftOut, Move, Plan, Stay, in_order, without_circles
 from migrate.progress_many import Quiet
 from migrate.run_report import RunReport, of_jobs
@@ -135,8 +134,7 @@ def stays_with(name: str, host: str, needed: str) -> str:
 def plan(records: Sequence[Record]) -> Plan:
     """All of them come here, the smallest first; settles first what broken links have left."""
     hosts = sorted({record.host for record in records})
-    with ThreadPoolExecutor(max(1, len(hosts))) as pool:
-        failures = dict(zip(hosts, pool.map(_settled, hosts), strict=True))
+    failures = dict(zip(hosts, ask_all(hosts, _settled), strict=True))
     return _plan(records, {host: failure for host, failure in failures.items() if failure}, [])
 
 
@@ -144,8 +142,7 @@ def foresee(records: Sequence[Record], here: Collection[str]) -> Plan:
     """The same plan, but only looked at: nothing is settled, here or anywhere. What a host does not
     have, or does not run, stays. `here`: the names of those that run here."""
     hosts = sorted({record.host for record in records})
-    with ThreadPoolExecutor(max(1, len(hosts))) as pool:
-        found = dict(zip(hosts, pool.map(_seen, hosts), strict=True))
+    found = dict(zip(hosts, ask_all(hosts, _seen), strict=True))
     there = {host: seen for host, seen in found.items() if not isinstance(seen, Failure)}
     lost = {host: seen for host, seen in found.items() if isinstance(seen, Failure)}
     stays = [

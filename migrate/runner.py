@@ -51,7 +51,12 @@ class Runner:
 
     def run(self) -> None:
         """Returns when every migration has ended, also after a signal."""
-        asyncio.run(self._run())
+        before = {number: signal.getsignal(number) for number in SIGNALS}
+        try:
+            asyncio.run(self._run())
+        finally:
+            for number, handler in before.items():  # asyncio leaves the default ones: to be killed
+                signal.signal(number, handler)
         self._shown.close()
 
     async def _run(self) -> None:

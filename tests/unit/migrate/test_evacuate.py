@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate import command_evacuate, evacuate, host_setup, inventory, metrics
+from migrate import (
+    candidates,
+    command_evacuate,
+    evacuate,
+    host_setup,
+    inventory,
+    metrics,
+    return_home,
+)
 from migrate.candidates import Wish
 from migrate.cli import parser
 from migrate.command_evacuate import run_of, show
-from migrate.errors import BadPlan, DockerUnavailable, OtherRun
+from migrate.errors import BadPlan, DockerUnavailable, Interrupted, OtherRun
 from migrate.evacuate import MOST, Settings, fitting_parallel, move_words, only_run
 from migrate.evacuated import Record, Records
 from migrate.plan import Move, Plan
@@ -261,7 +270,8 @@ def test_a_run_that_fails_as_a_whole_is_in_the_metrics(
     monkeypatch.setattr(command_evacuate, "DockerHost", fails)
     command = command_evacuate.evacuate if action == "evacuate" else command_evacuate.come_back
     words = [action, *["b"] * (action == "evacuate"), "--metrics", str(path)]
-    with pytest.raises(type(why)):
+    said = Interrupted if isinstance(why, KeyboardInterrupt) else type(why)
+    with pytest.raises(said):
         command(parser().parse_args(words))
     after = metrics.read(path, action)
     assert (after.exit_code, after.succeeded, before.succeeded) == (code, 0.0, 1.0)
@@ -270,9 +280,57 @@ def test_a_run_that_fails_as_a_whole_is_in_the_metrics(
     path.unlink()
     monkeypatch.setattr(command_evacuate, "Evacuation", lambda *_, **__: fails())
     monkeypatch.setattr(command_evacuate, "Records", fails)
-    with pytest.raises(type(why)):
+    with pytest.raises(said):
         command(parser().parse_args([*words, "--dry-run"]))
     assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("action", ["evacuate", "return"])
+def test_a_run_that_is_ended_while_it_plans_is_in_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, number: signal.Signals
+) -> None:
+    """Whatever it hits, nothing takes it for the failure of one container or host."""
+
+    def kill(*_: object, **__: object) -> Any:
+        signal.raise_signal(number)
+
+    path, took = tmp_path / "m.prom", signal.getsignal(number)
+    monkeypatch.setattr(command_evacuate, "only_run", lambda: evacuate.only_run(tmp_path))
+    records = Records(tmp_path / "records")
+    records.write(Record("here", "b", 1.0))
+    monkeypatch.setattr(command_evacuate, "Records", lambda: records)
+    for place, name, value in (
+        (evacuate, "DockerHost", Docker), (evacuate, "facts", lambda: FACTS),
+        (evacuate, "make_state_dirs", lambda: None), (candidates, "look", kill),
+        (command_evacuate, "make_state_dirs", lambda: None), (return_home, "refuse_unfit", kill),
+    ):  # fmt: skip
+        monkeypatch.setattr(place, name, value)
+    command = command_evacuate.evacuate if action == "evacuate" else command_evacuate.come_back
+    words = [action, *["b"] * (action == "evacuate"), "--metrics", str(path)]
+    with pytest.raises(Interrupted, match=f"by {number.name}; no container is on its way"):
+        command(parser().parse_args(words))
+    after = metrics.read(path, action)
+    assert (after.exit_code, after.succeeded) == (130, 0.0)
+    assert after.run > 0
+    assert signal.getsignal(number) is took
+    with evacuate.only_run(tmp_path):  # the lock is free
+        pass
+
+
+def test_a_signal_that_comes_while_the_end_is_said_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.prom"
+    good = of_jobs("evacuate", Plan((), ()), [job(state=MOVED, result=GOOD)], 1.0)
+    monkeypatch.setattr(command_evacuate, "_evacuate", lambda given: good)
+    monkeypatch.setattr(
+        command_evacuate, "show", lambda *_: signal.raise_signal(signal.SIGTERM)
+    )  # fmt: skip
+    assert command_evacuate.evacuate(parser().parse_args(
+        ["evacuate", "b", "--metrics", str(path)]
+    )) == 0  # fmt: skip
+    assert metrics.read(path, "evacuate").succeeded == 1.0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from migrate.errors import Interrupted
-from migrate.interrupts import SIGNALS, Interrupts
+from migrate.interrupts import SIGNALS, Interrupts, Stops
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -28,6 +28,16 @@ def test_a_signal_is_an_orderly_end_and_only_one(number: signal.Signals) -> None
 def test_after_hold_nothing_is_heard(number: signal.Signals) -> None:
     with Interrupts() as interrupts:
         interrupts.hold()
+        os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_what_stops_a_planning_is_no_failure_and_can_come_twice(number: signal.Signals) -> None:
+    with Stops() as stops:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt, match=number.name):
+                os.kill(os.getpid(), number)
+        stops.hold()
         os.kill(os.getpid(), number)
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +19,7 @@ from hypothesis import strategies as st
 
 from migrate import inventory
 from migrate.errors import BadPlan
+from migrate.interrupts import Stops
 from migrate.inventory import ask, names, of_contexts, of_file, of_ssh_config, sort_out
 from migrate.messages import Greeting, Listener, Message, Offer, Survey
 from migrate.pairing import Host
@@ -190,6 +195,23 @@ def test_hosts_are_asked_and_the_others_say_why(monkeypatch: pytest.MonkeyPatch)
     assert reasons["dead"] == "nothing answers at dead"
     assert "at the destination" in reasons["unfit"]
     assert "no sockets" in reasons["probe"]
+
+
+def test_all_are_asked_and_answer_in_their_order() -> None:
+    hosts = [str(number) for number in range(3 * inventory.AT_ONCE)]
+    assert inventory.ask_all(hosts, int) == list(range(3 * inventory.AT_ONCE))
+    assert inventory.ask_all([], int) == []
+    with pytest.raises(ValueError, match="invalid literal"):
+        inventory.ask_all(["1", "x"], int)
+
+
+def test_a_signal_does_not_wait_for_a_host_that_does_not_answer() -> None:
+    over, began = threading.Event(), time.monotonic()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with Stops(), pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        inventory.ask_all(["mute"], lambda host: over.wait(20.0))
+    assert time.monotonic() - began < 10.0
+    over.set()
 
 
 def test_the_containers_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
