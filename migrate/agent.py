@@ -215,7 +215,7 @@ class Agent:
                 elif self.destination.begun:
                     reply = self._finish()
             case Survey():
-                reply = survey()
+                reply = survey(message)
             case AskOutcome():
                 answer = outcome(message.session)
                 self.asked = message.session if answer.owner == "destination" else ""

@@ -17,7 +17,7 @@ from migrate.errors import OtherRun
 from migrate.evacuated import Record, Records
 from migrate.host_facts import HostFacts, facts
 from migrate.host_setup import host_id, known_host_id, make_state_dirs
-from migrate.pairing import Candidate, Host
+from migrate.pairing import Candidate, Host, published
 from migrate.plan import LeftOut, Move, Plan, Planner, with_left_out
 from migrate.progress_many import Quiet
 from migrate.run_report import RunReport, of_jobs, of_plan
@@ -98,7 +98,10 @@ class Evacuation:
         there: list[Host] = []
         left_out: list[LeftOut] = []
         if candidates:
-            there, left_out = inventory.ask(hosts, self._here, self._own_id, self.parallel)
+            there, left_out = inventory.ask(
+                hosts, self._here, self._own_id, self.parallel,
+                (port for one in candidates for port in published(one.spec)),
+            )  # fmt: skip
         self._planner = Planner(
             self._here, there, candidates, immovable, split=self._settings.split,
             before=went_to(self._before, [host.name for host in there]),

@@ -19,8 +19,8 @@ from migrate.agent_link import AgentLink
 from migrate.candidates import name_of
 from migrate.errors import BadPlan, CommandFailed
 from migrate.host_facts import HostFacts
-from migrate.messages import Offer, Survey
-from migrate.pairing import Host, refuse_pair, refuse_probe
+from migrate.messages import HostPort, Offer, Survey
+from migrate.pairing import Host, refuse_pair, refuse_probe, same_host
 from migrate.plan import LeftOut
 from migrate.protocol import call
 from migrate.run import run
@@ -121,15 +121,17 @@ def _text(path: Path) -> str:
 
 
 def ask(
-    hosts: Sequence[str], here: HostFacts, own_id: Callable[[], str], parallel: int
-) -> tuple[list[Host], list[LeftOut]]:
+    hosts: Sequence[str], here: HostFacts, own_id: Callable[[], str], parallel: int,
+    ports: Iterable[HostPort] = (),
+) -> tuple[list[Host], list[LeftOut]]:  # fmt: skip
     """Ask all of them what they could take in; who does not answer, or cannot, is left out.
 
-    `own_id` gives this host's id; it is asked last, since this host may be among them, and makes
-    its id when it is asked.
+    `ports`: all that the containers publish, which are tried there. `own_id` gives this host's id;
+    it is asked last, since this host may be among them, and makes its id when it is asked.
     """
-    answers = ask_all(hosts, lambda name: _ask(name, here, parallel))
-    return sort_out(answers, own_id())
+    survey = Survey(tuple(dict.fromkeys(ports)))
+    answers = ask_all(hosts, lambda name: _ask(name, here, parallel, survey))
+    return sort_out(answers, here, own_id())
 
 
 def ask_all(hosts: Sequence[str], ask_one: Callable[[str], _T]) -> list[_T]:
@@ -158,24 +160,25 @@ def ask_all(hosts: Sequence[str], ask_one: Callable[[str], _T]) -> list[_T]:
 
 
 def sort_out(
-    answers: Sequence[Host | LeftOut], own_id: str
-) -> tuple[list[Host], list[LeftOut]]:  # fmt: skip
+    answers: Sequence[Host | LeftOut], here: HostFacts, own_id: str
+) -> tuple[list[Host], list[LeftOut]]:
     """Leave out this host, and all names of one host but the first."""
-    seen: dict[str, str] = {}
     hosts: list[Host] = []
     left_out: list[LeftOut] = []
     for answer in answers:
         if isinstance(answer, LeftOut):
             left_out.append(answer)
-        elif answer.host_id and answer.host_id == own_id:
+        elif same_host(here, own_id, answer.facts, answer.host_id):
             left_out.append(LeftOut(answer.name, "it is this host"))
-        elif answer.host_id and answer.host_id in seen:
-            same = f"it is the same host as {seen[answer.host_id]}"
-            left_out.append(LeftOut(answer.name, same))
+        elif twin := next((one for one in hosts if _same(one, answer)), None):
+            left_out.append(LeftOut(answer.name, f"it is the same host as {twin.name}"))
         else:
-            seen[answer.host_id] = answer.name
             hosts.append(answer)
     return hosts, left_out
+
+
+def _same(one: Host, other: Host) -> bool:
+    return same_host(one.facts, one.host_id, other.facts, other.host_id)
 
 
 def containers_at(name: str) -> dict[str, bool]:
@@ -193,17 +196,17 @@ def containers_at(name: str) -> dict[str, bool]:
     return found
 
 
-def _ask(name: str, here: HostFacts, parallel: int) -> Host | LeftOut:
+def _ask(name: str, here: HostFacts, parallel: int, survey: Survey) -> Host | LeftOut:
     try:
         with AgentLink(name) as link:
             greeting = link.greet()
             skew = greeting.facts.wall_clock - time.time()
             refuse_pair(here, greeting.facts)
-            offer = call(link.channel, Survey(), Offer, ANSWER)
+            offer = call(link.channel, survey, Offer, ANSWER)
             refuse_probe(offer.probe)
     except Failure as failure:
         return LeftOut(name, failure.message, failure.remedy)
     return Host(
-        name=name, facts=greeting.facts, view=offer.view, listening=offer.listening,
+        name=name, facts=greeting.facts, view=offer.view, refused=offer.refused,
         load=offer.load, skew=skew, host_id=greeting.host_id, parallel=parallel,
     )  # fmt: skip

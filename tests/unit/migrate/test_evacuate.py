@@ -165,7 +165,7 @@ def test_a_dry_evacuation_makes_no_folder(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(evacuate, "fitting_parallel", lambda *_: 1)
     asked: list[Any] = []
 
-    def ask(hosts: list[str], here: Any, own_id: Any, parallel: int) -> Any:
+    def ask(hosts: list[str], here: Any, own_id: Any, *_: Any) -> Any:
         asked.append(own_id)
         return [], []
 
