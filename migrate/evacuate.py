@@ -16,7 +16,7 @@ from migrate.docker_host import DockerHost
 from migrate.errors import OtherRun
 from migrate.evacuated import Record, Records
 from migrate.host_facts import HostFacts, facts
-from migrate.host_setup import host_id, known_host_id, make_state_dirs
+from migrate.host_setup import known_host_id, make_state_dirs
 from migrate.pairing import Candidate, Host, published
 from migrate.plan import LeftOut, Move, Plan, Planner, with_left_out
 from migrate.progress_many import Quiet
@@ -73,7 +73,6 @@ class Evacuation:
     ) -> None:  # fmt: skip
         if not dry:
             make_state_dirs()
-        self._own_id = known_host_id if dry else host_id
         self._settings = settings
         self._before = before
         self._docker = DockerHost()
@@ -99,7 +98,7 @@ class Evacuation:
         left_out: list[LeftOut] = []
         if candidates:
             there, left_out = inventory.ask(
-                hosts, self._here, self._own_id, self.parallel,
+                hosts, self._here, known_host_id(), self.parallel,
                 (port for one in candidates for port in published(one.spec)),
             )  # fmt: skip
         self._planner = Planner(

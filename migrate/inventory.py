@@ -121,17 +121,17 @@ def _text(path: Path) -> str:
 
 
 def ask(
-    hosts: Sequence[str], here: HostFacts, own_id: Callable[[], str], parallel: int,
+    hosts: Sequence[str], here: HostFacts, own_id: str, parallel: int,
     ports: Iterable[HostPort] = (),
 ) -> tuple[list[Host], list[LeftOut]]:  # fmt: skip
     """Ask all of them what they could take in; who does not answer, or cannot, is left out.
 
-    `ports`: all that the containers publish, which are tried there. `own_id` gives this host's id;
-    it is asked last, since this host may be among them, and makes its id when it is asked.
+    Changes nothing there. `ports`: all that the containers publish, which are tried; `own_id`: this
+    host's, which may be among them, "" when it was never made.
     """
     survey = Survey(tuple(dict.fromkeys(ports)))
     answers = ask_all(hosts, lambda name: _ask(name, here, parallel, survey))
-    return sort_out(answers, here, own_id())
+    return sort_out(answers, here, own_id)
 
 
 def ask_all(hosts: Sequence[str], ask_one: Callable[[str], _T]) -> list[_T]:
@@ -187,7 +187,7 @@ def containers_at(name: str) -> dict[str, bool]:
     Raises what connecting raises, and DockerUnavailable.
     """
     with AgentLink(name) as link:
-        link.greet()
+        link.greet(looks=True)
         offer = call(link.channel, Survey(), Offer, ANSWER)
     found: dict[str, bool] = {}
     for item in offer.view.containers:
@@ -199,7 +199,7 @@ def containers_at(name: str) -> dict[str, bool]:
 def _ask(name: str, here: HostFacts, parallel: int, survey: Survey) -> Host | LeftOut:
     try:
         with AgentLink(name) as link:
-            greeting = link.greet()
+            greeting = link.greet(looks=True)
             skew = greeting.facts.wall_clock - time.time()
             refuse_pair(here, greeting.facts)
             offer = call(link.channel, survey, Offer, ANSWER)

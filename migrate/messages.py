@@ -22,10 +22,14 @@ class Message(msgspec.Struct, tag=True):
 
 
 class Hello(Message):
-    """The first message. The versions are compared before anything else is understood."""
+    """The first message. The versions are compared before anything else is understood.
+
+    `looks`: nothing will be asked for that changes anything, so not even our folders are made.
+    """
 
     protocol: int
     version: str
+    looks: bool = False
 
 
 class Begin(Message):
@@ -227,7 +231,8 @@ class AskOutcome(Message):
 
 
 class Greeting(Message):
-    """`host_id`: tells this host from any other that might answer under its name later."""
+    """`host_id`: tells this host from any other that might answer under its name later; "" for who
+    only looks, when it was never made."""
 
     protocol: int
     version: str

@@ -111,15 +111,18 @@ class Fit:
 
 
 def same_host(here: HostFacts, here_id: str, there: HostFacts, there_id: str) -> bool:
-    """Whether two hosts are one. `*_id`: of migrate/host_setup.py, `host_id`.
+    """Whether two hosts are one. `*_id`: of migrate/host_setup.py, `host_id`, "" when not known.
 
     Cloned machines share what lies on their disks, our id and dockerd's, but not the kernel's of
     this boot. Hosts that are namespaces share a kernel, but none of the others.
     """
-    if not here_id or here_id != there_id or here.boot_id != there.boot_id:
+    known = bool(here_id and there_id)
+    if here.boot_id != there.boot_id or (known and here_id != there_id):
         return False
     ours, theirs = here.docker, there.docker
-    return not ours or not theirs or ours.ident == theirs.ident
+    if ours and theirs:
+        return ours.ident == theirs.ident and (known or bool(here.boot_id and ours.ident))
+    return known
 
 
 def refuse_pair(source: HostFacts, destination: HostFacts) -> None:

@@ -180,7 +180,8 @@ class Link:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def greet(self) -> Greeting:
+    def greet(self, *, looks: bool = False) -> Greeting:
+        assert looks
         facts: Any = FACTS if self.name == "unfit" else fit_facts()
         facts = msgspec.structs.replace(facts, wall_clock=50.0)
         return Greeting(protocol=1, version="", facts=facts, host_id=f"id-{self.name}")
@@ -204,9 +205,7 @@ def links(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_hosts_are_asked_and_the_others_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     here: Any = fit_facts()
     with links(monkeypatch):
-        hosts, left_out = ask(
-            ["good", "dead", "unfit", "probe"], here, lambda: "id-here", 3, [PORT, PORT]
-        )
+        hosts, left_out = ask(["good", "dead", "unfit", "probe"], here, "id-here", 3, [PORT, PORT])
     (good,) = hosts
     assert (good.name, good.load, good.parallel, good.skew) == ("good", 1.5, 3, 2.0)
     assert good.view.cpus == 3

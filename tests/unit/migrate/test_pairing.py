@@ -141,7 +141,12 @@ def test_a_host_knows_itself(host_id: str, boot: str, ident: str, same: bool) ->
     assert same_host(here, "one", there, host_id) is same
     silent = msgspec.structs.replace(there, docker=None)
     assert same_host(here, "one", silent, host_id) is (host_id == "one" and boot == "boot")
-    assert not same_host(here, "", there, "")
+    # One that never made its id is known by its kernel's and dockerd's.
+    unnamed = (boot, ident) == ("boot", "docker")
+    assert same_host(here, "", there, "") is unnamed
+    assert same_host(here, "one", there, "") is unnamed
+    assert not same_host(here, "", silent, "")
+    assert not same_host(FACTS, "", FACTS, "")
 
 
 def test_a_probe_that_failed_is_a_reason() -> None:
