@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.fleet import COUNTER, RECORDS, Fleet
-from tests.e2e.fleet import fleet as make_fleet
+from tests.e2e.fleet import COMPOSE, COUNTER, RECORDS, Fleet, fixtures
 from tests.e2e.test_crash import kill, wait_for_phase
 from tests.e2e.test_memory import SERVER, starved
 from tests.e2e.test_memory import start as start_pages
@@ -16,21 +14,8 @@ from tests.e2e.world import eventually
 
 pytestmark = pytest.mark.timeout(280)
 
-COMPOSE = "com.docker.compose."
 
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Fleet]:
-    with make_fleet("e2eodd") as made:
-        for host in made.hosts:
-            made.have_image(host)
-        yield made
-
-
-@pytest.fixture
-def fleet(shared: Fleet) -> Iterator[Fleet]:
-    yield shared
-    shared.clear()
+shared, fleet = fixtures("e2eodd")
 
 
 def lines_of(report: dict[str, list[dict[str, str]]]) -> dict[str, dict[str, str]]:
