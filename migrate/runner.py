@@ -17,12 +17,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from migrate.interrupts import heeded
 from migrate.progress_many import Quiet
 from migrate.schedule import Job, Result, Schedule
 from transport.errors import Failure
 
 PROGRAM = (sys.executable, "-I", "-m", "migrate.cli")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LINE = 1 << 20
 
 
@@ -51,7 +51,7 @@ class Runner:
 
     def run(self) -> None:
         """Returns when every migration has ended, also after a signal."""
-        before = {number: signal.getsignal(number) for number in SIGNALS}
+        before = {number: signal.getsignal(number) for number in heeded()}
         try:
             asyncio.run(self._run())
         finally:
@@ -61,7 +61,7 @@ class Runner:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
+        for number in heeded():
             loop.add_signal_handler(number, self._signal, number)
         signalled = loop.create_task(self._signalled.wait())
         while not self._schedule.over:

@@ -41,6 +41,16 @@ def test_what_stops_a_planning_is_no_failure_and_can_come_twice(number: signal.S
         os.kill(os.getpid(), number)
 
 
+def test_nohup_means_what_it_says() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts(), Stops():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_what_was_noted_politely_is_the_cause_until_it_is_too_late() -> None:
     with Interrupts() as interrupts:
         interrupts.polite()

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 
 from migrate.errors import NoSpace
+from migrate.interrupts import SIGNALS
 from migrate.plan import Move
 from migrate.progress_many import Quiet
-from migrate.runner import SIGNALS, Runner, result_of
+from migrate.runner import Runner, result_of
 from migrate.schedule import FAILED, LEFT, MOVED, UNSURE, Job, Schedule
 
 # Called as: move NAME HOST --json --progress-json. What it does is said by its name.
