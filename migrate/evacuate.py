@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -120,14 +120,19 @@ class Evacuation:
         ) -> list[Move]:
             return planner.place(names, among=among, without=without)[0]
 
+        earlier = {record.name: record for record in self._before if record.sure}
         schedule = Schedule(
             plan.moves, self.parallel, place, planner.take_back, split=self._settings.split
         )
         runner = Runner(
             schedule, lambda job: move_words(job, self._settings, limit), shown,
-            lambda job: records.write(record_of(job)), lambda job: note(records, job), lock,
+            lambda job: records.write(record_of(job)), lambda job: note(records, job, earlier),
+            lock,
         )  # fmt: skip
         runner.run()
+        for job in schedule.jobs.values():  # a failed try may have waited for the next one
+            if job.attempts and job.state != MOVED:
+                note(records, job, earlier)
         seconds = time.monotonic() - began
         return of_jobs("evacuate", plan, [*schedule.jobs.values()], seconds, runner.interrupted)
 
@@ -175,13 +180,17 @@ def record_of(job: Job, *, sure: bool = False) -> Record:
     )  # fmt: skip
 
 
-def note(records: Records, job: Job) -> None:
-    """A try has ended: the record of the container is made true."""
-    if job.state == MOVED:
-        with contextlib.suppress(Failure):  # a full disk: what was written before it left must do
+def note(records: Records, job: Job, earlier: Mapping[str, Record]) -> None:
+    """A try has ended: the record of the container is made true. It stays as it is when nobody
+    knows whether the container has left; `earlier`: of those of its name that had left before."""
+    with contextlib.suppress(Failure):  # a full disk: what was written before it left must do
+        if job.state == MOVED:
             records.write(record_of(job, sure=True))
-    elif job.state in (FAILED, GONE, LEFT):
-        records.drop(job.name)
+        elif job.state in (FAILED, GONE, LEFT) and not job.doubt:
+            if job.name in earlier:
+                records.write(earlier[job.name])
+            else:
+                records.drop(job.name)
 
 
 def dry_run(plan: Plan) -> RunReport:

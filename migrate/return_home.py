@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from migrate.candidates import name_of
@@ -271,4 +272,5 @@ def fetch_words(job: Job, settings: Settings, parallel: int) -> list[str]:
 def note(records: Records, job: Job) -> None:
     """A try has ended. What is not there any more will not come back; what only stopped may."""
     if job.state == MOVED or (job.state in (FAILED, GONE) and not_there(job.result)):
-        records.drop(job.name)
+        with suppress(Failure):  # a disk that is read-only now: the others come, and it is seen
+            records.drop(job.name)  # the next time that this one is here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import signal
@@ -26,11 +27,13 @@ from migrate import (
 from migrate.candidates import Wish
 from migrate.cli import parser
 from migrate.command_evacuate import run_of, show
-from migrate.errors import BadPlan, DockerUnavailable, Interrupted, OtherRun
+from migrate.errors import BadPlan, DockerUnavailable, Interrupted, NoSpace, OtherRun
 from migrate.evacuate import MOST, Settings, fitting_parallel, move_words, only_run
 from migrate.evacuated import Record, Records
-from migrate.plan import Move, Plan
+from migrate.plan import Move, Plan, Planner
+from migrate.progress_many import Quiet
 from migrate.run_report import of_jobs, of_plan
+from migrate.runner import Runner
 from migrate.schedule import FAILED, GONE, LEFT, MOVED, UNSURE, Job, Result
 from tests.unit.migrate.fleet import FACTS, MIB, candidate
 from transport.bucket import LEAST, RateLimit
@@ -111,13 +114,73 @@ def test_the_record_is_true_after_each_try(
 ) -> None:
     records = Records(tmp_path)
     records.write(evacuate.record_of(job()))
-    evacuate.note(records, job(state=state, result=Result(0, summary={"new_id": "new"})))
+    evacuate.note(records, job(state=state, result=Result(0, summary={"new_id": "new"})), {})
     found = records.all()
     assert bool(found) == kept
     if kept:
         (record,) = found
         assert (record.host, record.sure, record.after, record.size) == ("b", sure, ("db",), 5)
         assert record.new_id == ("new" if sure else "")
+
+
+@pytest.mark.parametrize("state", [FAILED, GONE, LEFT])
+def test_the_record_of_another_that_left_earlier_is_kept(tmp_path: Path, state: str) -> None:
+    """A new container has the name of one that is at another host, and does not get away."""
+    records, old = Records(tmp_path), Record("web", "z", 1.0, sure=True, new_id="old")
+    records.write(evacuate.record_of(job()))
+    evacuate.note(records, job(state=state, result=Result(42)), {"web": old})
+    assert records.all() == [old]
+
+
+@pytest.mark.parametrize("state", [FAILED, GONE, LEFT])
+def test_what_may_have_left_stays_on_record(tmp_path: Path, state: str) -> None:
+    """Its `migrate` was killed, perhaps at commit; the next one found only that it was busy."""
+    records = Records(tmp_path)
+    records.write(evacuate.record_of(job()))
+    evacuate.note(records, replace(job(state=state), doubt="a `migrate` that was killed"), {})
+    assert [one.host for one in records.all()] == ["b"]
+
+
+def test_a_disk_that_becomes_read_only_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = Records(tmp_path)
+    records.write(evacuate.record_of(job()))
+
+    def unlink(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(NoSpace, match="Read-only"):
+        records.drop("web")
+    evacuate.note(records, job(state=FAILED, result=Result(42)), {})
+    return_home.note(records, job(state=MOVED, result=Result(0)))
+
+
+def test_a_failed_try_that_waited_for_the_next_one_leaves_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It failed once, was to be tried again, and then the run was interrupted."""
+
+    class Ended(Runner):
+        def run(self) -> None:
+            for one in self._schedule.ready(0.0):
+                self._begins(one)
+                self._schedule.ended(one.name, Result(51, "no"), 0.0)
+                self._ended(one)
+            self._schedule.stop("interrupted by SIGTERM")
+
+    for name, value in (
+        ("DockerHost", Docker), ("facts", lambda: FACTS), ("make_state_dirs", lambda: None),
+        ("Runner", Ended), ("RUN", tmp_path),
+    ):  # fmt: skip
+        monkeypatch.setattr(evacuate, name, value)
+    records = Records(tmp_path / "records")
+    evacuation = evacuate.Evacuation(Wish(), Settings(parallel=1))
+    evacuation._planner = Planner(FACTS, [], [])
+    report = evacuation.run(Plan((Move("web", "b", ""),), ()), 0, Quiet(), records)
+    assert [one.outcome for one in report.containers] == [LEFT]
+    assert records.all() == []
 
 
 def test_an_evacuation_says_which_selector_matches_nothing(
