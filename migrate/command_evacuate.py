@@ -166,7 +166,7 @@ def _whole(
 
 
 def _interrupted(why: KeyboardInterrupt) -> Interrupted:
-    return Interrupted(f"interrupted by {why or 'Ctrl-C'}; no container is on its way", "")
+    return Interrupted(f"interrupted by {str(why) or 'Ctrl-C'}; no container is on its way", "")
 
 
 def show(given: argparse.Namespace, report: RunReport) -> None:
