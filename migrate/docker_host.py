@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any, cast
@@ -153,6 +154,17 @@ class DockerHost:
         with _mapped("change the restart policy", ContainerNotFound):
             self._client.update_container(container, restart_policy=dict(policy))
 
+    def last_plugged(self, container: str, since: float) -> float | None:
+        """When a container (its id) has last been started or connected to a network, in seconds
+        since the epoch; None when that was before `since`. (`GET /events`, of which dockerd keeps
+        the last 256.)"""
+        span = {"since": f"{since:.6f}", "until": f"{time.time():.6f}"}
+        wanted = {"type": ["container", "network"], "event": ["start", "connect"]}
+        with _mapped("read Docker's events"):
+            found = list(self._client.events(**span, filters=wanted, decode=True))
+        times = [int(e["timeNano"]) / 1e9 for e in found if _is_of(e, container)]
+        return max(times, default=None)
+
     def _names(self) -> list[str]:
         return [
             str(name).removeprefix("/")
@@ -292,6 +304,13 @@ class DockerHost:
 
     def _patient(self) -> Any:
         return self._connect(PATIENCE)
+
+
+def _is_of(event: Inspect, container: str) -> bool:
+    actor = event["Actor"]
+    if event["Type"] == "network":
+        return bool(actor["Attributes"].get("container") == container)
+    return bool(actor["ID"] == container)
 
 
 def _holds_nothing(volume: Inspect) -> bool:

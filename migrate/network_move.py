@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from typing import Protocol
 
@@ -28,6 +29,7 @@ from migrate.messages import (
 )
 from migrate.network_facts import NetworkFacts
 from migrate.network_mode import FOLLOW, FORWARD, FRONTEND, HOME, NONE, Choice, Ends, choose
+from migrate.networks import NetworkSpec
 from migrate.protocol import call
 from migrate.run import run
 from migrate.same_l2 import Address
@@ -174,6 +176,11 @@ class Departure:
             if (other.role, other.network, other.address) == (ANCHOR, record.network,
                                                               record.address):  # fmt: skip
                 forward.remove(other.id)
+
+    def taken_along(self, networks: Sequence[NetworkSpec]) -> list[NetworkSpec]:
+        """Those in which the container's address moves with it."""
+        names = {address.network for address in self.choice.takes}
+        return [network for network in networks if network.name in names]
 
     def ready(self) -> None:
         """The freeze begins: be ready to switch in a millisecond."""

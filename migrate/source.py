@@ -45,13 +45,13 @@ from migrate.pairing import same_host
 from migrate.precopy import PreCopy, expected_costs
 from migrate.progress import Progress, human
 from migrate.protocol import IMAGE_PIECE, call, expect
+from migrate.quiet_moment import AGAIN, after_announcements, between_health_checks
 from migrate.rootfs_limits import kept_paths
 from migrate.rootfs_send import PassReport, Sender
 from migrate.source_end import end_source_copy, run_hooks
 from migrate.source_undo import ANSWER, Undoing
 from migrate.source_view import (
     SourceView,
-    between_health_checks,
     check_here,
     look,
     open_connections,
@@ -166,7 +166,7 @@ class Migration(Undoing):
         self._turn = Turn(self._ask_turn, interrupts.check, Slot())
         sender = Sender(view.upper, skip=kept_paths(view.spec))
         files = FilesPass(sender, self.link.channel, self.progress.advance)
-        self._pre_copy(view, outgoing, files)
+        self._pre_copy(view, outgoing, files, interrupts)
         self._freeze(view, outgoing, files, interrupts)
         with self._timed("confirm"):
             self._confirm(view)
@@ -253,7 +253,9 @@ class Migration(Undoing):
         assert self.link
         return call(self.link.channel, AskTurn(), TurnGiven, ANSWER).ours
 
-    def _pre_copy(self, view: SourceView, outgoing: Outgoing, files: FilesPass) -> None:
+    def _pre_copy(
+        self, view: SourceView, outgoing: Outgoing, files: FilesPass, interrupts: Interrupts
+    ) -> None:
         """Send memory and files while the container runs, until the switchover rule says stop."""
         assert self.link
         assert self.journal
@@ -266,13 +268,25 @@ class Migration(Undoing):
                 self._began, self._throttler(view),
             )  # fmt: skip
             decision = precopy.run()
-            waited = self._turn.wait()
-            if waited > STALE:
-                self.progress.note(f"waited {waited:.1f} s for another container to be restored")
+            if self._wait(view, interrupts.check) > STALE:
                 decision = precopy.catch_up()
         self.summary.rounds = precopy.report()
         self.summary.rootfs_passes = precopy.passes
         self.summary.switchover = Switchover(decision.reason, decision.predicted)
+
+    def _wait(self, view: SourceView, check: Callable[[], None]) -> float:
+        """Until the container can be frozen; gives the seconds. It runs meanwhile."""
+        began = time.monotonic()
+        networks = self.network.taken_along(view.spec.networks)
+        after_announcements(self.docker, view.spec.source_id, networks, check)
+        between_health_checks(self.docker, view.spec.source_id)
+        quiet = time.monotonic() - began
+        turn = self._turn.wait()
+        if quiet > STALE:
+            self.progress.note(f"waited {quiet:.1f} s for what Docker does with the container")
+        if turn > STALE:
+            self.progress.note(f"waited {turn:.1f} s for another container to be restored")
+        return quiet + turn
 
     def _throttler(self, view: SourceView) -> Throttler | None:
         assert self.journal
@@ -290,7 +304,7 @@ class Migration(Undoing):
         assert self.link
         assert self.journal
         self._end_restarts(view)
-        between_health_checks(self.docker, view.spec.source_id)
+        between_health_checks(self.docker, view.spec.source_id, AGAIN)
         images = ImageSender(self.link.channel, outgoing.images, self.progress.advance)
 
         def last_files() -> PassReport:

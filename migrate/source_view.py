@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from migrate.errors import Busy, ContainerNotFound, ContainerNotRunning, Unsuppo
 from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
 from migrate.preflight import Usage
+from migrate.quiet_moment import between_health_checks
 from migrate.undo import start_time
 
 SHORT_ID = 12  # digits
-HEALTH = 10.0  # seconds that a health check may go on
 
 
 @dataclass(frozen=True)
@@ -121,19 +120,6 @@ def _look(docker: DockerHost, name: str) -> SourceView:
         ),
         volumes=tuple(str(m["Source"]) for m in mounts if m.get("Type") == "volume"),
     )
-
-
-def between_health_checks(docker: DockerHost, name: str) -> dict[str, Any]:
-    """Inspect a container; if it has a health check, as soon as that does not run, for HEALTH
-    seconds at most. (It is a `docker exec`, whose other end is a client here: moby, health.go.)
-    """
-    deadline = time.monotonic() + HEALTH
-    while True:
-        container = docker.inspect_container(name)
-        checked = container["Config"].get("Healthcheck") and container.get("ExecIDs")
-        if not checked or time.monotonic() > deadline:
-            return container
-        time.sleep(0.05)
 
 
 def check_here(here: HostFacts, view: SourceView, tcp: str) -> None:

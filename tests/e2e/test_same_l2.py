@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,16 @@ while time.monotonic() < end:
         print("arp", struct.unpack("!H", f[20:22])[0], *who, flush=True)
     if kind == 0x86dd and f[20] == 58 and f[54] == 136:
         print("na", socket.inet_ntop(10, f[62:78]), f[80:86].hex(":"), flush=True)
+"""
+# Prints when a frame of a station comes in by an interface.
+INCOMING = r"""
+import socket, sys, time
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+s.bind((sys.argv[1], 0)); print("ready", flush=True)
+while True:
+    frame, origin = s.recvfrom(2048)
+    if origin[2] != socket.PACKET_OUTGOING and frame[6:12].hex(":") == sys.argv[2]:
+        print(time.monotonic(), flush=True)
 """
 
 
@@ -228,6 +239,41 @@ def test_a_failed_move_leaves_it_where_it_was(world: World) -> None:
     world.assert_clean()
 
 
+def test_docker_does_not_announce_it_at_the_old_place(world: World) -> None:
+    """Docker 28 says three times that a container is here that it has plugged in, with these
+    options for four seconds, and whether it is frozen meanwhile or not."""
+    for host in (world.a, world.b):
+        host.run(["docker", "network", "rm", LAN])
+        slowly = ["-o", "com.docker.network.advertise_addr_ms=2000"]
+        host.run([*MAKE, *slowly, "--ip-range", RANGES[host.name], LAN])
+    mac = start_silent(world)
+    world.a.run(["rm", "-f", "/root/held"])
+    with coming_in(world, "p-a", mac) as seen:
+        moving = world.a.popen(["migrate", "move", "server", "b", "--json", "--hook",
+                                "commit=touch /root/held; sleep 4"])  # fmt: skip
+        eventually(lambda: world.a.path("/root/held").exists(), "no commit")
+        committed = time.monotonic()
+        assert moving.communicate(timeout=60)[0]
+    assert seen  # before
+    assert [when for when in seen if when > committed] == []
+    world.assert_clean()
+
+
+@contextlib.contextmanager
+def coming_in(world: World, port: str, mac: str) -> Iterator[list[float]]:
+    """When frames of that station came in at a port of the bridge; complete after the block."""
+    argv = ["nsenter", f"--net=/run/netns/{world.lab.switch.netns}", "--", sys.executable, "-c"]
+    sniffer = subprocess.Popen([*argv, INCOMING, port, mac], stdout=subprocess.PIPE, text=True)
+    seen: list[float] = []
+    try:
+        assert sniffer.stdout
+        assert sniffer.stdout.readline() == "ready\n"
+        yield seen
+    finally:
+        sniffer.terminate()
+        seen += [float(line) for line in sniffer.communicate(timeout=10)[0].splitlines()]
+
+
 def test_killed_after_commit_nobody_but_the_new_place_answers(world: World) -> None:
     """The copy at a is still there, frozen, until the guard has removed it."""
     start(world)
@@ -235,9 +281,9 @@ def test_killed_after_commit_nobody_but_the_new_place_answers(world: World) -> N
     mac = mac_of(world, world.a)
     client = talk(world, "tcp_client.py")
     # A hook of commit holds the source where its copy is frozen and b's container runs.
+    world.a.run(["rm", "-f", "/root/held"])
     moving = world.a.popen(["migrate", "move", "server", "b", "--json", "--hook",
                             "commit=touch /root/held; sleep 3"])  # fmt: skip
-    world.a.run(["rm", "-f", "/root/held"])
     eventually(lambda: world.a.path("/root/held").exists(), "no commit")
     time.sleep(0.2)
     assert world.state(world.a, "server") == "running"  # as Docker sees it

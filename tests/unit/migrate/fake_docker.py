@@ -13,6 +13,10 @@ from migrate.docker_host import DockerHost
 Answer = tuple[int, Any]
 
 
+class Chunked(bytes):
+    """An answer that comes in chunks, as streams of dockerd do."""
+
+
 class Daemon(socketserver.ThreadingUnixStreamServer):
     """Answers `answers["METHOD /path"]` (without the version); all else is a 404 of its own kind.
 
@@ -48,8 +52,14 @@ class Handler(BaseHTTPRequestHandler):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         if status == 204:
             data = b""
+        chunked = isinstance(content, Chunked)
+        if chunked:
+            data = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data)
         self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
+        if chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(data)))
         self.send_header("Content-Type", "application/json")
         self.end_headers()
         self.wfile.write(data)

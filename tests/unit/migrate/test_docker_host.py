@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import docker
 import pytest
@@ -23,7 +26,7 @@ from migrate.errors import (
 )
 from migrate.networks import network_spec
 from tests.unit.migrate import inspects
-from tests.unit.migrate.fake_docker import Daemon
+from tests.unit.migrate.fake_docker import Chunked, Daemon
 from transport.errors import ConnectionLost, Failure
 
 
@@ -348,3 +351,27 @@ def test_all_volumes(daemon: Daemon, tmp_path: Path) -> None:
 def test_a_volume_goes_unless_it_is_in_use(daemon: Daemon, status: int) -> None:
     daemon.answers["DELETE /volumes/data"] = (status, {"message": "volume is in use"})
     daemon.host.remove_volume("data")
+
+
+def test_when_a_container_was_last_plugged_in(daemon: Daemon) -> None:
+    def event(kind: str, ident: str, nanoseconds: int, **attributes: str) -> dict[str, Any]:
+        actor = {"ID": ident, "Attributes": attributes}
+        return {"Type": kind, "Action": "x", "Actor": actor, "timeNano": nanoseconds}
+
+    events = [
+        event("network", "net", 5_250_000_000, container="app"),
+        event("container", "app", 5_500_000_000, name="x"),
+        event("container", "other", 6_000_000_000),
+        event("network", "net", 7_000_000_000, container="other"),
+    ]
+    said = Chunked(b"".join(json.dumps(one).encode() for one in events))
+    daemon.answers["GET /events"] = 200, said
+    assert daemon.host.last_plugged("app", since=3.0) == 5.5
+    assert daemon.host.last_plugged("gone", since=3.0) is None
+    asked = parse_qs(daemon.seen[-1][0].partition("?")[2])
+    assert asked["since"] == ["3.000000"]
+    assert abs(float(asked["until"][0]) - time.time()) < 60  # else it goes on for ever
+    assert json.loads(asked["filters"][0]) == {
+        "type": ["container", "network"],
+        "event": ["start", "connect"],
+    }

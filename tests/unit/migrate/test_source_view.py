@@ -21,7 +21,6 @@ from migrate.source_view import (
     SourceView,
     _shm_used,
     _size,
-    between_health_checks,
     check_here,
     look,
     memory_of,
@@ -257,25 +256,6 @@ def test_a_container_that_ends_and_is_gone_while_it_is_looked_at(
     docker: Any = SimpleNamespace(inspect_container=gone)
     with pytest.raises(ContainerNotRunning, match="just ended"):
         look(docker, "app")
-
-
-@pytest.mark.parametrize(
-    ("health", "patience", "looks"),
-    [({"Test": ["CMD", "true"]}, 5.0, 3), ({"Test": ["CMD", "true"]}, 0.0, 2), (None, 5.0, 1)],
-)
-def test_a_health_check_is_waited_for_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, health: Any, patience: float, looks: int
-) -> None:
-    monkeypatch.setattr(source_view, "HEALTH", patience)
-    running = [["e1"], ["e1"], None]
-
-    def inspect(name: str) -> dict[str, Any]:
-        return {"Config": {"Healthcheck": health}, "ExecIDs": running.pop(0)}
-
-    docker: Any = SimpleNamespace(inspect_container=inspect)
-    seen = between_health_checks(docker, "app")
-    assert 3 - len(running) in (looks, looks - (patience == 0.0))
-    assert bool(seen["ExecIDs"]) == (looks < 3)
 
 
 @pytest.mark.parametrize("name", ["d", "db", "dbdbdbdbdbd"])
