@@ -22,7 +22,7 @@ from migrate.errors import AgentFailed, NoSpace, ProtocolMismatch
 from migrate.freeze_turn import Slot
 from migrate.guard import Guard
 from migrate.host_facts import facts
-from migrate.host_setup import host_id, make_state_dirs
+from migrate.host_setup import host_id, known_host_id, make_state_dirs
 from migrate.messages import (
     Abandon,
     AdoptConnections,
@@ -215,7 +215,7 @@ class Agent:
                 elif self.destination.begun:
                     reply = self._finish()
             case Survey():
-                reply = survey()
+                reply = survey(message)
             case AskOutcome():
                 answer = outcome(message.session)
                 self.asked = message.session if answer.owner == "destination" else ""
@@ -264,8 +264,11 @@ class Agent:
                 f"the source {message.version} (protocol {message.protocol})"
             )
         self.greeted = True
+        if not message.looks:
+            make_state_dirs()
+        own_id = known_host_id() if message.looks else host_id()
         return Greeting(protocol=PROTOCOL_VERSION, version=__version__, facts=self.facts,
-                        host_id=host_id())  # fmt: skip
+                        host_id=own_id)  # fmt: skip
 
     def fail(self, failure: Failure) -> None:
         """Undo, then tell the source: when it hears of the failure, nothing is left here.
@@ -325,7 +328,6 @@ def main() -> int:
     """Serve the connection on stdin and stdout."""
     read_fd, write_fd = claim_streams()
     keep_freed_memory()
-    make_state_dirs()
     peer = os.environ.get("SSH_CONNECTION", "").split(" ")[0]
     channel = Channel.over_fds(read_fd, write_fd)
     try:

@@ -94,9 +94,12 @@ class AgentLink:
         """End the connection at once, from any thread: whoever uses it gets ConnectionLost."""
         self._process.close()
 
-    def greet(self) -> Greeting:
-        """Exchange versions. Raises ToolMissing, ProtocolMismatch, or HostUnfit without sudo."""
-        hello = Hello(protocol=PROTOCOL_VERSION, version=__version__)
+    def greet(self, *, looks: bool = False) -> Greeting:
+        """Exchange versions. `looks`: as in `Hello`.
+
+        Raises ToolMissing, ProtocolMismatch, or HostUnfit without sudo.
+        """
+        hello = Hello(protocol=PROTOCOL_VERSION, version=__version__, looks=looks)
         try:
             greeting = call(self.channel, hello, Greeting, GREETING_TIMEOUT)
         except (ConnectionLost, StreamCorrupt) as failure:

@@ -107,7 +107,7 @@ class CallerLink(AgentLink):
     def cut(self) -> None:
         self._streams.cut()
 
-    def greet(self) -> Greeting:
+    def greet(self, *, looks: bool = False) -> Greeting:
         """Exchange versions. Raises ProtocolMismatch."""
-        hello = Hello(protocol=PROTOCOL_VERSION, version=__version__)
+        hello = Hello(protocol=PROTOCOL_VERSION, version=__version__, looks=looks)
         return self.same_protocol(call(self.channel, hello, Greeting, GREETING_TIMEOUT))

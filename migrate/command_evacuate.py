@@ -16,6 +16,7 @@ from migrate.evacuate import Evacuation, Settings, dry_run, only_run
 from migrate.evacuated import Record, Records
 from migrate.fetch import Wanted, fetch
 from migrate.host_setup import make_state_dirs
+from migrate.interrupts import Stops
 from migrate.plan import LeftOut, Plan, with_left_out, with_notes
 from migrate.progress import Progress
 from migrate.progress_json import JsonProgress
@@ -26,16 +27,15 @@ from transport.errors import Failure
 
 def evacuate(given: argparse.Namespace) -> int:
     """Empty this host; the exit code is that of the report."""
-    return _noting_failure(given, "evacuate", _evacuate)
+    return _whole(given, "evacuate", _evacuate)
 
 
 def come_back(given: argparse.Namespace) -> int:
     """Bring back what was evacuated from here; the exit code is that of the report."""
-    return _noting_failure(given, return_home.ACTION, _come_back)
+    return _whole(given, return_home.ACTION, _come_back)
 
 
-def _evacuate(given: argparse.Namespace) -> int:
-    began = time.monotonic()
+def _evacuate(given: argparse.Namespace) -> RunReport:
     records = Records()
     hosts, nonsense = inventory.names(given.hosts, given.inventory)
     wish = Wish(
@@ -43,16 +43,16 @@ def _evacuate(given: argparse.Namespace) -> int:
     )  # fmt: skip
     if given.dry_run:
         evacuation = Evacuation(wish, _settings(given), records.all(), dry=True)
-        return _finish(given, dry_run(_plan(given, evacuation, hosts, nonsense)), began)
+        return dry_run(_plan(given, evacuation, hosts, nonsense))
     with only_run() as lock:
         evacuation = Evacuation(wish, _settings(given), records.all())
         plan = _plan(given, evacuation, hosts, nonsense)
         if given.verbose and not given.json and plan.moves:
             print(dry_run(plan).text(), file=sys.stderr)
         if not plan.moves:
-            return _finish(given, of_jobs("evacuate", plan, [], 0.0), began)
+            return of_jobs("evacuate", plan, [], 0.0)
         shown = display("to", verbose=given.verbose)
-        return _finish(given, evacuation.run(plan, lock, shown, records), began)
+        return evacuation.run(plan, lock, shown, records)
 
 
 def _plan(
@@ -74,8 +74,7 @@ def _unmatched(given: argparse.Namespace, found: list[Record]) -> list[str]:
     return _if_attended(given, said)
 
 
-def _come_back(given: argparse.Namespace) -> int:
-    began = time.monotonic()
+def _come_back(given: argparse.Namespace) -> RunReport:
     records = Records()
     if given.dry_run:
         found, broken = records.read()
@@ -85,23 +84,21 @@ def _come_back(given: argparse.Namespace) -> int:
             return_home.refuse_unfit()
             plan = return_home.foresee(meant, return_home.running_here(DockerHost()))
         plan = with_notes(plan, broken + _unmatched(given, found))
-        return _finish(given, of_plan(return_home.ACTION, plan), began)
+        return of_plan(return_home.ACTION, plan)
     with only_run() as lock:
         found, broken = records.read()
         meant = return_home.wanted(found, given.containers, given.source or "")
         notes = broken + _unmatched(given, found)
         if not meant:
-            nothing = with_notes(Plan((), ()), notes)
-            return _finish(given, of_plan(return_home.ACTION, nothing), began)
+            return of_plan(return_home.ACTION, with_notes(Plan((), ()), notes))
         make_state_dirs()
         return_home.refuse_unfit()
         plan = with_notes(return_home.plan(meant), notes)
         if not plan.moves:
-            return _finish(given, of_jobs(return_home.ACTION, plan, [], 0.0), began)
+            return of_jobs(return_home.ACTION, plan, [], 0.0)
         shown = display("from", verbose=given.verbose)
         here = return_home.running_here(DockerHost())
-        report = return_home.run(plan, _settings(given), lock, shown, records, here)
-        return _finish(given, report, began)
+        return return_home.run(plan, _settings(given), lock, shown, records, here)
 
 
 def fetch_one(given: argparse.Namespace) -> int:
@@ -144,22 +141,32 @@ def _note(given: argparse.Namespace, action: str, run: metrics.Run) -> int:
     return 0
 
 
-def _noting_failure(
-    given: argparse.Namespace, action: str, run: Callable[[argparse.Namespace], int]
+def _whole(
+    given: argparse.Namespace, action: str, run: Callable[[argparse.Namespace], RunReport]
 ) -> int:
-    """Run it; one that fails as a whole is in the metrics, too, else nobody would be alarmed."""
+    """Run it, and say what there is to say; gives the exit code. One that fails as a whole, or is
+    ended while it plans, is in the metrics, too, else nobody would be alarmed."""
     began = time.monotonic()
-    try:
-        return run(given)
-    except BaseException as why:
-        code = why.exit_code if isinstance(why, Failure) else BUG
-        if isinstance(why, KeyboardInterrupt):
-            code = Interrupted.exit_code
-        _note(given, action, metrics.Run(
-            outcomes={}, sent=0, downtimes=[], seconds=time.monotonic() - began,
-            exit_code=code, success=False, now=time.time(),
-        ))  # fmt: skip
-        raise
+    with Stops() as stops:
+        try:
+            report = run(given)
+            stops.hold()  # all is done but to say so
+            return _finish(given, report, began)
+        except BaseException as why:
+            stops.hold()
+            failure = _interrupted(why) if isinstance(why, KeyboardInterrupt) else why
+            code = failure.exit_code if isinstance(failure, Failure) else BUG
+            _note(given, action, metrics.Run(
+                outcomes={}, sent=0, downtimes=[], seconds=time.monotonic() - began,
+                exit_code=code, success=False, now=time.time(),
+            ))  # fmt: skip
+            if failure is why:
+                raise
+            raise failure from why
+
+
+def _interrupted(why: KeyboardInterrupt) -> Interrupted:
+    return Interrupted(f"interrupted by {str(why) or 'Ctrl-C'}; no container is on its way", "")
 
 
 def show(given: argparse.Namespace, report: RunReport) -> None:

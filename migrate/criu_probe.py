@@ -78,7 +78,7 @@ def probe(
     Takes 0.3 to 1 s as root, and nothing when this binary has passed on this kernel before; with
     `again` it is tried anyway. Only a success is remembered: what made it fail (a missing package,
     a sysctl) can be put right without changing binary or kernel. Never raises and leaves no
-    process, mount or file behind but `cache_dir/criu-probe.json`.
+    process, mount or file behind but `cache_dir/criu-probe.json`, if that folder is there.
     `sandbox` replaces the command in front of the inner Python, for tests.
     """
     criu = criu or find_criu()
@@ -145,7 +145,6 @@ def _remembered(cache: Path, key: ProbeKey) -> ProbeResult | None:
 def _remember(cache: Path, known: CachedProbe) -> None:
     # Without the cache the next probe takes its second again; that is no reason to fail.
     with contextlib.suppress(OSError):
-        cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         new = cache.with_name(f"{CACHE_NAME}.{os.getpid()}")
         new.write_bytes(msgspec.json.format(msgspec.json.encode(known), indent=2))
         new.replace(cache)

@@ -37,7 +37,7 @@ from migrate.network_arrival import Arrival
 from migrate.networks import parse_api
 from migrate.page_batch import Buffer
 from migrate.page_cache import CachedPages, PageCache, cache_key
-from migrate.pairing import check_listeners, refuse_pair, refuse_probe
+from migrate.pairing import published, refuse_pair, refuse_probe
 from migrate.placement import Placement, find_image, place
 from migrate.preflight import check
 from migrate.protocol import SESSION, decode_items
@@ -45,7 +45,7 @@ from migrate.rootfs_apply import Applier
 from migrate.rootfs_limits import kept_paths
 from migrate.runtime import RESTORE, RESTORE_UNPLUGGED
 from migrate.surroundings import try_ports
-from migrate.survey import listeners, look_around
+from migrate.survey import look_around
 from migrate.undo import (
     EndPending,
     RemoveContainer,
@@ -108,8 +108,7 @@ class Destination:
         view = look_around(self.docker)
         self.placement = self._fitted(place(message.spec, view, force=message.force), message)
         self._refuse_arriving(self.placement.remove)
-        check_listeners(message.spec, listeners(Path("/proc/net")))
-        try_ports(message.spec)
+        try_ports(published(message.spec))
         skew = self.facts.wall_clock - message.source.wall_clock
         warnings = list(self.placement.warnings)
         problems = check(message.source, self.facts, message.spec, message.usage, clock_skew=skew)

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from migrate.docker_host import DockerHost
 from migrate.errors import OtherRun
 from migrate.evacuated import Record, Records
 from migrate.host_facts import HostFacts, facts
-from migrate.host_setup import host_id, known_host_id, make_state_dirs
-from migrate.pairing import Candidate, Host
+from migrate.host_setup import known_host_id, make_state_dirs
+from migrate.pairing import Candidate, Host, published
 from migrate.plan import LeftOut, Move, Plan, Planner, with_left_out
 from migrate.progress_many import Quiet
 from migrate.run_report import RunReport, of_jobs, of_plan
@@ -73,7 +73,6 @@ class Evacuation:
     ) -> None:  # fmt: skip
         if not dry:
             make_state_dirs()
-        self._own_id = known_host_id if dry else host_id
         self._settings = settings
         self._before = before
         self._docker = DockerHost()
@@ -98,7 +97,10 @@ class Evacuation:
         there: list[Host] = []
         left_out: list[LeftOut] = []
         if candidates:
-            there, left_out = inventory.ask(hosts, self._here, self._own_id, self.parallel)
+            there, left_out = inventory.ask(
+                hosts, self._here, known_host_id(), self.parallel,
+                (port for one in candidates for port in published(one.spec)),
+            )  # fmt: skip
         self._planner = Planner(
             self._here, there, candidates, immovable, split=self._settings.split,
             before=went_to(self._before, [host.name for host in there]),
@@ -118,14 +120,19 @@ class Evacuation:
         ) -> list[Move]:
             return planner.place(names, among=among, without=without)[0]
 
+        earlier = {record.name: record for record in self._before if record.sure}
         schedule = Schedule(
             plan.moves, self.parallel, place, planner.take_back, split=self._settings.split
         )
         runner = Runner(
             schedule, lambda job: move_words(job, self._settings, limit), shown,
-            lambda job: records.write(record_of(job)), lambda job: note(records, job), lock,
+            lambda job: records.write(record_of(job)), lambda job: note(records, job, earlier),
+            lock,
         )  # fmt: skip
         runner.run()
+        for job in schedule.jobs.values():  # a failed try may have waited for the next one
+            if job.attempts and job.state != MOVED:
+                note(records, job, earlier)
         seconds = time.monotonic() - began
         return of_jobs("evacuate", plan, [*schedule.jobs.values()], seconds, runner.interrupted)
 
@@ -173,13 +180,17 @@ def record_of(job: Job, *, sure: bool = False) -> Record:
     )  # fmt: skip
 
 
-def note(records: Records, job: Job) -> None:
-    """A try has ended: the record of the container is made true."""
-    if job.state == MOVED:
-        with contextlib.suppress(Failure):  # a full disk: what was written before it left must do
+def note(records: Records, job: Job, earlier: Mapping[str, Record]) -> None:
+    """A try has ended: the record of the container is made true. It stays as it is when nobody
+    knows whether the container has left; `earlier`: of those of its name that had left before."""
+    with contextlib.suppress(Failure):  # a full disk: what was written before it left must do
+        if job.state == MOVED:
             records.write(record_of(job, sure=True))
-    elif job.state in (FAILED, GONE, LEFT):
-        records.drop(job.name)
+        elif job.state in (FAILED, GONE, LEFT) and not job.doubt:
+            if job.name in earlier:
+                records.write(earlier[job.name])
+            else:
+                records.drop(job.name)
 
 
 def dry_run(plan: Plan) -> RunReport:

@@ -6,7 +6,6 @@ before a container leaves, so that whatever happens the record names the host to
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import tempfile
@@ -23,7 +22,8 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")  # moby, daemon/names: of a co
 class Record(msgspec.Struct, frozen=True):
     """One container. `host`: where it is, as this host calls it; `sure`: whether it has arrived.
 
-    `at`: seconds since the epoch; `after`, `project`: as in `migrate.plan.Move`.
+    `new_id`: the container's id there, "" until it is sure; `at`: seconds since the epoch;
+    `after`, `project`: as in `migrate.plan.Move`.
     """
 
     name: str
@@ -76,16 +76,23 @@ class Records:
                 raise
             self._sync()
         except OSError as error:
-            raise NoSpace(
-                f"the record of `{record.name}` cannot be written: {error}",
-                f"see that {self._directory} can be written to",
-            ) from error
+            raise self._unwritable(record.name, error) from error
 
     def drop(self, name: str) -> None:
-        """It is back, or did not leave."""
-        with contextlib.suppress(FileNotFoundError):
+        """It is back, or did not leave. Raises NoSpace when that cannot be written."""
+        try:
             self._path(name).unlink()
             self._sync()
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            raise self._unwritable(name, error) from error
+
+    def _unwritable(self, name: str, error: OSError) -> NoSpace:
+        return NoSpace(
+            f"the record of `{name}` cannot be written: {error}",
+            f"see that {self._directory} can be written to",
+        )
 
     def _path(self, name: str) -> Path:
         if not _NAME.fullmatch(name):

@@ -12,6 +12,12 @@ from migrate.errors import Interrupted
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+def heeded() -> list[signal.Signals]:
+    """Those of them that mean an end: SIGHUP does not for who was started by nohup(1)."""
+    deaf = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return [number for number in SIGNALS if not (deaf and number == signal.SIGHUP)]
+
+
 class Interrupts:
     """While entered, a signal raises Interrupted in the main thread, until `hold`.
 
@@ -27,7 +33,7 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
+            for number in heeded():
                 self._before[number] = signal.signal(number, self._arrived)
         return self
 
@@ -67,3 +73,12 @@ class Interrupts:
         if not self._polite:
             self._held = True  # one is enough: the undoing is not to be interrupted
             raise self._interrupted()
+
+
+class Stops(Interrupts):
+    """For the planning of a run, which goes on when one of many things fails: each signal raises
+    KeyboardInterrupt with its name, which nothing there takes for such a failure."""
+
+    def _arrived(self, number: int, frame: FrameType | None) -> None:
+        if not self._held:
+            raise KeyboardInterrupt(signal.Signals(number).name)

@@ -8,16 +8,19 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
+from typing import TypeVar
 
 from migrate.agent_link import AgentLink
 from migrate.candidates import name_of
 from migrate.errors import BadPlan, CommandFailed
 from migrate.host_facts import HostFacts
-from migrate.messages import Offer, Survey
-from migrate.pairing import Host, refuse_pair, refuse_probe
+from migrate.messages import HostPort, Offer, Survey
+from migrate.pairing import Host, refuse_pair, refuse_probe, same_host
 from migrate.plan import LeftOut
 from migrate.protocol import call
 from migrate.run import run
@@ -28,6 +31,7 @@ from transport.target import parse_target
 ANSWER = 60.0
 AT_ONCE = 8  # hosts that are asked at the same time
 SSH, DOCKER = "ssh", "docker"
+_T = TypeVar("_T")
 _HOST = re.compile(r"\s*Host(?:\s*=\s*|\s+)(.+?)\s*$", re.IGNORECASE)
 
 
@@ -117,64 +121,92 @@ def _text(path: Path) -> str:
 
 
 def ask(
-    hosts: Sequence[str], here: HostFacts, own_id: Callable[[], str], parallel: int
-) -> tuple[list[Host], list[LeftOut]]:
+    hosts: Sequence[str], here: HostFacts, own_id: str, parallel: int,
+    ports: Iterable[HostPort] = (),
+) -> tuple[list[Host], list[LeftOut]]:  # fmt: skip
     """Ask all of them what they could take in; who does not answer, or cannot, is left out.
 
-    `own_id` gives this host's id; it is asked last, since this host may be among them, and makes
-    its id when it is asked.
+    Changes nothing there. `ports`: all that the containers publish, which are tried; `own_id`: this
+    host's, which may be among them, "" when it was never made.
     """
-    with ThreadPoolExecutor(min(AT_ONCE, max(1, len(hosts)))) as pool:
-        answers = list(pool.map(lambda name: _ask(name, here, parallel), hosts))
-    return sort_out(answers, own_id())
+    survey = Survey(tuple(dict.fromkeys(ports)))
+    answers = ask_all(hosts, lambda name: _ask(name, here, parallel, survey))
+    return sort_out(answers, here, own_id)
+
+
+def ask_all(hosts: Sequence[str], ask_one: Callable[[str], _T]) -> list[_T]:
+    """Call it for each host, `AT_ONCE` at the same time; gives the answers in the hosts' order.
+
+    A signal ends the wait at once, however long a host lets us wait: the threads that ask are
+    daemons and end with this process, which to the hosts is a link that breaks.
+    """
+    futures: list[Future[_T]] = [Future() for _ in hosts]
+    todo = deque(zip(futures, hosts, strict=True))
+
+    def work() -> None:
+        while True:
+            try:
+                future, host = todo.popleft()
+            except IndexError:
+                return
+            try:
+                future.set_result(ask_one(host))
+            except BaseException as why:  # noqa: BLE001 - raised where it is waited for
+                future.set_exception(why)
+
+    for _ in range(min(AT_ONCE, len(hosts))):
+        Thread(target=work, daemon=True).start()
+    return [future.result() for future in futures]
 
 
 def sort_out(
-    answers: Sequence[Host | LeftOut], own_id: str
-) -> tuple[list[Host], list[LeftOut]]:  # fmt: skip
+    answers: Sequence[Host | LeftOut], here: HostFacts, own_id: str
+) -> tuple[list[Host], list[LeftOut]]:
     """Leave out this host, and all names of one host but the first."""
-    seen: dict[str, str] = {}
     hosts: list[Host] = []
     left_out: list[LeftOut] = []
     for answer in answers:
         if isinstance(answer, LeftOut):
             left_out.append(answer)
-        elif answer.host_id and answer.host_id == own_id:
+        elif same_host(here, own_id, answer.facts, answer.host_id):
             left_out.append(LeftOut(answer.name, "it is this host"))
-        elif answer.host_id and answer.host_id in seen:
-            same = f"it is the same host as {seen[answer.host_id]}"
-            left_out.append(LeftOut(answer.name, same))
+        elif twin := next((one for one in hosts if _same(one, answer)), None):
+            left_out.append(LeftOut(answer.name, f"it is the same host as {twin.name}"))
         else:
-            seen[answer.host_id] = answer.name
             hosts.append(answer)
     return hosts, left_out
 
 
+def _same(one: Host, other: Host) -> bool:
+    return same_host(one.facts, one.host_id, other.facts, other.host_id)
+
+
 def containers_at(name: str) -> dict[str, bool]:
-    """The names of the containers at a host, and whether each runs; changes nothing there.
+    """Whether each container at a host runs, by its name and by its id; changes nothing there.
 
     Raises what connecting raises, and DockerUnavailable.
     """
     with AgentLink(name) as link:
-        link.greet()
+        link.greet(looks=True)
         offer = call(link.channel, Survey(), Offer, ANSWER)
-    return {
-        name_of(item): item.get("State") in ("running", "paused", "restarting")
-        for item in offer.view.containers
-    }  # fmt: skip
+    found: dict[str, bool] = {}
+    for item in offer.view.containers:
+        runs = item.get("State") in ("running", "paused", "restarting")
+        found[name_of(item)] = found[str(item["Id"])] = runs
+    return found
 
 
-def _ask(name: str, here: HostFacts, parallel: int) -> Host | LeftOut:
+def _ask(name: str, here: HostFacts, parallel: int, survey: Survey) -> Host | LeftOut:
     try:
         with AgentLink(name) as link:
-            greeting = link.greet()
+            greeting = link.greet(looks=True)
             skew = greeting.facts.wall_clock - time.time()
             refuse_pair(here, greeting.facts)
-            offer = call(link.channel, Survey(), Offer, ANSWER)
+            offer = call(link.channel, survey, Offer, ANSWER)
             refuse_probe(offer.probe)
     except Failure as failure:
         return LeftOut(name, failure.message, failure.remedy)
     return Host(
-        name=name, facts=greeting.facts, view=offer.view, listening=offer.listening,
+        name=name, facts=greeting.facts, view=offer.view, refused=offer.refused,
         load=offer.load, skew=skew, host_id=greeting.host_id, parallel=parallel,
     )  # fmt: skip

@@ -22,10 +22,14 @@ class Message(msgspec.Struct, tag=True):
 
 
 class Hello(Message):
-    """The first message. The versions are compared before anything else is understood."""
+    """The first message. The versions are compared before anything else is understood.
+
+    `looks`: nothing will be asked for that changes anything, so not even our folders are made.
+    """
 
     protocol: int
     version: str
+    looks: bool = False
 
 
 class Begin(Message):
@@ -202,8 +206,19 @@ class SwitchFrontend(Message):
     leads: tuple[Lead, ...]
 
 
+class HostPort(msgspec.Struct, frozen=True):
+    """A port of a host's address, "" for all of both families. `protocol`: `tcp`, `udp`, ..."""
+
+    protocol: str
+    address: str
+    port: int
+
+
 class Survey(Message):
-    """What could this host take in? Changes nothing. Answered by `Offer`."""
+    """What could this host take in? Changes nothing. `ports`: that containers would publish here;
+    they are tried. Answered by `Offer`."""
+
+    ports: tuple[HostPort, ...] = ()
 
 
 class AskOutcome(Message):
@@ -216,7 +231,8 @@ class AskOutcome(Message):
 
 
 class Greeting(Message):
-    """`host_id`: tells this host from any other that might answer under its name later."""
+    """`host_id`: tells this host from any other that might answer under its name later; "" for who
+    only looks, when it was never made."""
 
     protocol: int
     version: str
@@ -224,22 +240,22 @@ class Greeting(Message):
     host_id: str = ""
 
 
-class Listener(msgspec.Struct, frozen=True):
-    """A port that a program of the host itself has. `protocol`: `tcp` or `udp`."""
+class PortRefused(msgspec.Struct, frozen=True):
+    """A port that a container could not have at that host."""
 
-    protocol: str
-    address: str
-    port: int
+    port: HostPort
+    why: str
+    remedy: str
 
 
 class Offer(Message):
     """What there is at a host beside its facts, which `Greeting` has. `load`: of the last minute;
-    `probe`: why CRIU cannot restore there, "" when it can."""
+    `probe`: why CRIU cannot restore there, "" when it can; `refused`: of the ports of `Survey`."""
 
     view: DestinationView
-    listening: tuple[Listener, ...]
     load: float
     probe: str = ""
+    refused: tuple[PortRefused, ...] = ()
 
 
 class Frontends(Message):

@@ -16,9 +16,9 @@ from migrate.container_spec import ContainerSpec
 from migrate.errors import CriuUnfit, HostUnfit, PlacementFailed
 from migrate.host_facts import HostFacts
 from migrate.host_findings import findings
-from migrate.messages import Listener
+from migrate.messages import HostPort, PortRefused
 from migrate.networks import NetworkSpec
-from migrate.placement import DestinationView, ImageView, Placement, place, same_address
+from migrate.placement import DestinationView, ImageView, Placement, place
 from migrate.preflight import Usage, check
 
 RESERVE = 64 << 20  # bytes of memory, and of disk, that a host keeps for itself
@@ -64,13 +64,14 @@ class Host:
     """A host that takes in, as it will be when its `guests` have come.
 
     `name`: how it is reached; `view`: with the guests; `parallel`: how many may come at once, each
-    with its checkpoint beside it in memory; `skew`: seconds that its clock is ahead of ours.
+    with its checkpoint beside it in memory; `skew`: seconds that its clock is ahead of ours;
+    `refused`: host ports that nobody can have there.
     """
 
     name: str
     facts: HostFacts
     view: DestinationView
-    listening: tuple[Listener, ...] = ()
+    refused: tuple[PortRefused, ...] = ()
     load: float = 0.0
     skew: float = 0.0
     host_id: str = ""
@@ -110,15 +111,18 @@ class Fit:
 
 
 def same_host(here: HostFacts, here_id: str, there: HostFacts, there_id: str) -> bool:
-    """Whether two hosts are one. `*_id`: of migrate/host_setup.py, `host_id`.
+    """Whether two hosts are one. `*_id`: of migrate/host_setup.py, `host_id`, "" when not known.
 
     Cloned machines share what lies on their disks, our id and dockerd's, but not the kernel's of
     this boot. Hosts that are namespaces share a kernel, but none of the others.
     """
-    if not here_id or here_id != there_id or here.boot_id != there.boot_id:
+    known = bool(here_id and there_id)
+    if here.boot_id != there.boot_id or (known and here_id != there_id):
         return False
     ours, theirs = here.docker, there.docker
-    return not ours or not theirs or ours.ident == theirs.ident
+    if ours and theirs:
+        return ours.ident == theirs.ident and (known or bool(here.boot_id and ours.ident))
+    return known
 
 
 def refuse_pair(source: HostFacts, destination: HostFacts) -> None:
@@ -150,7 +154,7 @@ def refuse_probe(reason: str) -> None:
 def fit(source: HostFacts, candidate: Candidate, host: Host) -> Fit:
     """How the container fits in there. Raises the failure that the migration would end with."""
     placement = place(candidate.spec, host.view)
-    check_listeners(candidate.spec, host.listening)
+    check_ports(candidate.spec, host.refused)
     there = msgspec.structs.replace(
         host.facts, free_memory=host.free_memory(candidate), free_disk=host.free_disk()
     )
@@ -186,7 +190,10 @@ def container_entry(spec: ContainerSpec) -> dict[str, Any]:
         "Id": spec.source_id,
         "Names": [f"/{spec.name}"],
         "State": "running",
-        "Ports": list(published(spec)),
+        "Ports": [
+            {"IP": one.address, "PublicPort": one.port, "Type": one.protocol}
+            for one in published(spec)
+        ],
         "NetworkSettings": {
             "Networks": {
                 endpoint.network: {
@@ -199,17 +206,13 @@ def container_entry(spec: ContainerSpec) -> dict[str, Any]:
     }
 
 
-def published(spec: ContainerSpec) -> Iterator[dict[str, Any]]:
-    """The host ports that the container has, as `Ports` of `GET /containers/json`; those that
-    Docker is to pick are left out."""
+def published(spec: ContainerSpec) -> Iterator[HostPort]:
+    """The host ports that the container has; those that Docker is to pick are left out."""
     for port, bindings in (spec.host_config.get("PortBindings") or {}).items():
-        private, _, protocol = port.partition("/")
+        protocol = port.partition("/")[2] or "tcp"
         for binding in bindings:
-            if not binding["HostPort"]:
-                continue  # Docker picks one
-            kind = protocol or "tcp"
-            yield {"IP": binding["HostIp"], "PrivatePort": int(private),
-                   "PublicPort": int(binding["HostPort"]), "Type": kind}  # fmt: skip
+            if binding["HostPort"]:
+                yield HostPort(protocol, binding["HostIp"], int(binding["HostPort"]))
 
 
 def _network(network: NetworkSpec) -> dict[str, Any]:
@@ -220,18 +223,9 @@ def _image_size(candidate: Candidate, placement: Placement) -> int:
     return candidate.usage.image if placement.image.send else 0
 
 
-def check_listeners(spec: ContainerSpec, listening: Iterable[Listener]) -> None:
-    """Raise PlacementFailed when a program of the destination has one of the published ports."""
-    listening = list(listening)
-    for port in published(spec):
-        for used in listening:
-            if (
-                port["PublicPort"] == used.port
-                and port["Type"] == used.protocol
-                and same_address(port["IP"], used.address)
-            ):
-                raise PlacementFailed(
-                    f"the port {used.port}/{used.protocol} of the destination is in use by a "
-                    "program there",
-                    "stop that program, or publish another port",
-                )
+def check_ports(spec: ContainerSpec, refused: Iterable[PortRefused]) -> None:
+    """Raise PlacementFailed when the container cannot have one of its host ports there."""
+    ports = set(published(spec))
+    for one in refused:
+        if one.port in ports:
+            raise PlacementFailed(one.why, one.remedy)

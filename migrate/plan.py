@@ -26,7 +26,8 @@ GUEST = 0.02  # what each guest counts against a host: spread, one host's loss t
 class Move:
     """`after`: those that must have come before it. `refused`: why other hosts cannot take it.
 
-    `image`: the one that the host did not have when it was asked, "" when it had.
+    `image`: the one that the host did not have when it was asked, "" when it had; `ident`: the id
+    of the container where it is now, "" when its name has to do.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Move:
     project: str = ""
     size: int = 0
     image: str = ""
+    ident: str = ""
     warnings: tuple[str, ...] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
 

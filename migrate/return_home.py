@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 from migrate.candidates import name_of
@@ -15,12 +15,12 @@ from migrate.evacuated import Record, Records
 from migrate.fetch import PHASE, settle
 from migrate.host_facts import facts
 from migrate.host_findings import findings
-from migrate.inventory import containers_at
+from migrate.inventory import ask_all, containers_at
 from migrate.plan import LeftOut, Move, Plan, Stay, in_order, without_circles
 from migrate.progress_many import Quiet
 from migrate.run_report import RunReport, of_jobs
 from migrate.runner import Runner
-from migrate.schedule import FAILED, GONE, LEFT, MOVED, Job, Result, Schedule
+from migrate.schedule import FAILED, GONE, LEFT, MOVED, Job, Result, Schedule, Verdict
 from transport.bucket import LEAST, RateLimit
 from transport.errors import Failure
 from transport.target import parse_target, same_host
@@ -64,7 +64,7 @@ def running_here(docker: DockerHost) -> set[str]:
 
 
 def not_there(result: Result | None) -> bool:
-    """Whether the other host was reached, and has no container of that name."""
+    """Whether the other host was reached, and does not have the container."""
     return (
         result is not None and result.exit_code == ContainerNotFound.exit_code
         and result.phase == PHASE
@@ -84,6 +84,13 @@ class Homecoming(Schedule):
         super().__init__(moves, parallel, lambda *_: [], lambda *_: None, split=True)
         self._here = here
 
+    def ended(self, name: str, result: Result, now: float) -> Verdict:
+        """As in Schedule. What was asked for by its id is called by its name."""
+        if ident := self.jobs[name].move.ident:
+            said = result.message.replace(ident, name), result.remedy.replace(ident, name)
+            result = replace(result, message=said[0], remedy=said[1])
+        return super().ended(name, result, now)
+
     def _end(self, job: Job, state: str, note: str) -> None:
         """What depends on one that does not come stays where it is, too: it would run without."""
         super()._end(job, state, note)
@@ -99,11 +106,14 @@ class Homecoming(Schedule):
         if not not_there(result):
             return FAILED, f"at {host}: {result.message}"
         if job.name in self._here:
-            return GONE, f"it runs here, and {host} has none of that name: its record is dropped"
-        job.result = replace(result, remedy="see `docker ps -a` where it may have moved on to")
+            return GONE, f"it runs here, and {host} has it no more: its record is dropped"
+        remedy = "see `docker ps -a` where it may have moved on to"
+        if job.move.ident:
+            remedy += f"; if {host} has another of that name: migrate fetch {job.name} {host}"
+        job.result = replace(result, remedy=remedy)
         return FAILED, (
-            f"{host} has no such container any more: it has moved on, or was removed there; its "
-            "record here is dropped"
+            f"{host} has no such container any more: it has moved on, or was removed or made anew "
+            "there; its record here is dropped"
         )
 
 
@@ -125,8 +135,7 @@ def stays_with(name: str, host: str, needed: str) -> str:
 def plan(records: Sequence[Record]) -> Plan:
     """All of them come here, the smallest first; settles first what broken links have left."""
     hosts = sorted({record.host for record in records})
-    with ThreadPoolExecutor(max(1, len(hosts))) as pool:
-        failures = dict(zip(hosts, pool.map(_settled, hosts), strict=True))
+    failures = dict(zip(hosts, ask_all(hosts, _settled), strict=True))
     return _plan(records, {host: failure for host, failure in failures.items() if failure}, [])
 
 
@@ -134,8 +143,7 @@ def foresee(records: Sequence[Record], here: Collection[str]) -> Plan:
     """The same plan, but only looked at: nothing is settled, here or anywhere. What a host does not
     have, or does not run, stays. `here`: the names of those that run here."""
     hosts = sorted({record.host for record in records})
-    with ThreadPoolExecutor(max(1, len(hosts))) as pool:
-        found = dict(zip(hosts, pool.map(_seen, hosts), strict=True))
+    found = dict(zip(hosts, ask_all(hosts, _seen), strict=True))
     there = {host: seen for host, seen in found.items() if not isinstance(seen, Failure)}
     lost = {host: seen for host, seen in found.items() if isinstance(seen, Failure)}
     stays = [
@@ -148,13 +156,16 @@ def foresee(records: Sequence[Record], here: Collection[str]) -> Plan:
 def hindrance(
     record: Record, there: Mapping[str, bool], here: Collection[str]
 ) -> Stay | None:  # fmt: skip
-    """Why that container will not come. `there`: its host's containers, and whether each runs."""
+    """Why that container will not come. `there`: its host's, as in `inventory.containers_at`."""
     name, host = record.name, record.host
-    if name not in there:
+    asked = record.new_id or name
+    if asked not in there:
         if name in here:
-            return Stay(name, f"it runs here, and {host} has none of that name", "", gone=True)
-        return Stay(name, f"{host} has no such container any more", ContainerNotFound.__name__)
-    if not there[name]:
+            return Stay(name, f"it runs here, and {host} has it no more", "", gone=True)
+        another = ", but another of that name" if name in there else ""
+        why = f"{host} has no such container any more{another}"
+        return Stay(name, why, ContainerNotFound.__name__)
+    if not there[asked]:
         return Stay(name, f"it does not run at {host}", ContainerNotRunning.__name__)
     if name in here:
         return Stay(name, f"it runs at {host}, and one of its name here", NameTaken.__name__)
@@ -169,7 +180,7 @@ def _plan(records: Sequence[Record], lost: Mapping[str, Failure], hindered: Sequ
         Move(
             record.name, record.host, "it came from here",
             after=tuple(name for name in record.after if name in names),
-            project=record.project, size=record.size,
+            project=record.project, size=record.size, ident=record.new_id,
         )
         for record in records if record.host not in lost and record.name not in out_of
     ]  # fmt: skip
@@ -239,9 +250,19 @@ def fitting_parallel(containers: int, limit: RateLimit | None) -> int:
 
 
 def fetch_words(job: Job, settings: Settings, parallel: int) -> list[str]:
-    """The call of `migrate` for a job. They are sent from several hosts, which can share no file:
-    so each has its part of the limit."""
-    words = ["fetch", job.name, job.move.host, "--tcp", settings.tcp, *settings.words]
+    """The call of `migrate` for a job: by the id on record, since another may have got its
+    name meanwhile; by the name where none is on record, as nobody has said that it arrived.
+
+    They are sent from several hosts, which can share no file: so each has its part of the limit.
+    """
+    words = [
+        "fetch",
+        job.move.ident or job.name,
+        job.move.host,
+        "--tcp",
+        settings.tcp,
+        *settings.words,
+    ]
     if settings.bwlimit:
         share = replace(settings.bwlimit, rate=max(LEAST, settings.bwlimit.rate / parallel))
         words += ["--bwlimit", str(share)]
@@ -251,4 +272,5 @@ def fetch_words(job: Job, settings: Settings, parallel: int) -> list[str]:
 def note(records: Records, job: Job) -> None:
     """A try has ended. What is not there any more will not come back; what only stopped may."""
     if job.state == MOVED or (job.state in (FAILED, GONE) and not_there(job.result)):
-        records.drop(job.name)
+        with suppress(Failure):  # a disk that is read-only now: the others come, and it is seen
+            records.drop(job.name)  # the next time that this one is here

@@ -17,12 +17,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from migrate.interrupts import heeded
 from migrate.progress_many import Quiet
 from migrate.schedule import Job, Result, Schedule
 from transport.errors import Failure
 
 PROGRAM = (sys.executable, "-I", "-m", "migrate.cli")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LINE = 1 << 20
 
 
@@ -51,12 +51,17 @@ class Runner:
 
     def run(self) -> None:
         """Returns when every migration has ended, also after a signal."""
-        asyncio.run(self._run())
+        before = {number: signal.getsignal(number) for number in heeded()}
+        try:
+            asyncio.run(self._run())
+        finally:
+            for number, handler in before.items():  # asyncio leaves the default ones: to be killed
+                signal.signal(number, handler)
         self._shown.close()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
+        for number in heeded():
             loop.add_signal_handler(number, self._signal, number)
         signalled = loop.create_task(self._signalled.wait())
         while not self._schedule.over:

@@ -88,9 +88,10 @@ class Result:
 def _doubt(result: Result) -> str:
     """Why nobody should believe afterwards that the container has ended by itself; "": no reason.
 
-    AgentFailed (53) says among other things that not everything could be undone.
+    AgentFailed (53) says among other things that not everything could be undone. One that was
+    killed before it came to its first phase has changed nothing.
     """
-    if result.exit_code < 0:
+    if result.exit_code < 0 and result.phase:
         return "a `migrate` that was killed"
     return f"a `migrate` that said: {result.message}" if result.exit_code == 53 else ""
 

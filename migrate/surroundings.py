@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from migrate.container_spec import ContainerSpec
 from migrate.errors import PlacementFailed
-from migrate.pairing import published
+from migrate.messages import HostPort, PortRefused
 
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}  # none but Docker binds SCTP
 
 
-def try_ports(spec: ContainerSpec) -> None:
-    """Bind the published ports for a moment, as Docker will do: before anything is changed.
+def try_ports(ports: Iterable[HostPort]) -> None:
+    """Bind host ports for a moment, as Docker will do: before anything is changed.
 
     Raises PlacementFailed when one is in use, or its address is none of this host's.
     """
-    for port in published(spec):
-        if kind := KINDS.get(port["Type"]):
-            for address in addresses(port["IP"]):
-                _try(address, port["PublicPort"], port["Type"], kind)
+    for port in ports:
+        if kind := KINDS.get(port.protocol):
+            for address in addresses(port.address):
+                _try(address, port.port, port.protocol, kind)
+
+
+def refused(ports: Iterable[HostPort]) -> Iterator[PortRefused]:
+    """Those of them that cannot be had here, and why."""
+    for port in ports:
+        try:
+            try_ports([port])
+        except PlacementFailed as failure:
+            yield PortRefused(port, failure.message, failure.remedy)
 
 
 def addresses(wanted: str) -> Iterator[str]:

@@ -11,22 +11,23 @@ from pathlib import Path
 from migrate.container_limits import remaps_users
 from migrate.criu_probe import probe
 from migrate.docker_host import DockerHost
-from migrate.messages import Listener, Offer
+from migrate.messages import HostPort, Offer, Survey
 from migrate.placement import DestinationView
+from migrate.surroundings import refused
 
 _LISTEN = "0A"  # TCP_LISTEN (include/net/tcp_states.h)
 _UNCONNECTED = "07"  # a UDP socket that takes packets from everybody
 _TABLES = (("tcp", _LISTEN), ("tcp6", _LISTEN), ("udp", _UNCONNECTED), ("udp6", _UNCONNECTED))
 
 
-def survey() -> Offer:
-    """The answer to `Survey`. Raises DockerUnavailable."""
+def survey(asked: Survey) -> Offer:
+    """The answer. Raises DockerUnavailable."""
     probed = probe()
     return Offer(
         view=look_around(DockerHost()),
-        listening=tuple(listeners(Path("/proc/net"))),
         load=os.getloadavg()[0],
         probe="" if probed.ok else probed.reason,
+        refused=tuple(refused(asked.ports)),
     )
 
 
@@ -42,7 +43,7 @@ def look_around(docker: DockerHost) -> DestinationView:
     )
 
 
-def listeners(folder: Path) -> Iterator[Listener]:
+def listeners(folder: Path) -> Iterator[HostPort]:
     """The ports in use of a network namespace, from its /proc/net (proc_pid_net(5))."""
     for table, state in _TABLES:
         try:
@@ -53,7 +54,7 @@ def listeners(folder: Path) -> Iterator[Listener]:
             words = line.split()
             if words[3] == state:
                 address, _, port = words[1].partition(":")
-                yield Listener(table.removesuffix("6"), parse_address(address), int(port, 16))
+                yield HostPort(table.removesuffix("6"), parse_address(address), int(port, 16))
 
 
 def parse_address(text: str) -> str:

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from migrate.run import Result
 from tests.e2e.world import World, eventually, host_spec
 from tests.lab.host import HostSpec, LabHost
@@ -21,6 +23,7 @@ WORKLOADS = Path(__file__).resolve().parents[1] / "workloads"
 SUBNETS = "10.99.0.0/16"
 COUNTER = ("sh", "/workloads/counter.sh")
 RECORDS = "/var/lib/migrate/evacuated"
+COMPOSE = "com.docker.compose."
 
 
 @dataclass(frozen=True)
@@ -189,3 +192,25 @@ def fleet(name: str) -> Iterator[Fleet]:
         yield made
     finally:
         lab.down()
+
+
+def fixtures(name: str) -> tuple[Any, Any]:
+    """Two fixtures for a test module: `shared`, a fleet of that name whose hosts have the image,
+    and `fleet`, the same, on which after each test all hosts run and nothing is left."""
+
+    @pytest.fixture(scope="module", name="shared")
+    def _shared() -> Iterator[Fleet]:
+        with fleet(name) as made:
+            for host in made.hosts:
+                made.have_image(host)
+            yield made
+
+    @pytest.fixture(name="fleet")
+    def _fleet(shared: Fleet) -> Iterator[Fleet]:
+        yield shared
+        for host in "abcd":
+            if not shared.lab[host].pid:
+                shared.lab[host].start()
+        shared.clear()
+
+    return _shared, _fleet

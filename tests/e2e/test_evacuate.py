@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.fleet import COUNTER, RECORDS, Fleet, Server
-from tests.e2e.fleet import fleet as make_fleet
+from tests.e2e.fleet import COMPOSE, COUNTER, RECORDS, Fleet, Server, fixtures
 from tests.e2e.test_crash import wait_for_phase
 from tests.e2e.world import assert_continuous, eventually, numbers
 
 pytestmark = pytest.mark.timeout(280)
 
-COMPOSE = "com.docker.compose."
 SHOP = (COMPOSE + "project=shop",)
 SERVERS = (
     Server("tcp1", 1),
@@ -27,21 +24,7 @@ SERVERS = (
 )
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Fleet]:
-    with make_fleet("e2eevac") as made:
-        for host in made.hosts:
-            made.have_image(host)
-        yield made
-
-
-@pytest.fixture
-def fleet(shared: Fleet) -> Iterator[Fleet]:
-    yield shared
-    for name in "abcd":
-        if not shared.lab[name].pid:
-            shared.lab[name].start()
-    shared.clear()
+shared, fleet = fixtures("e2eevac")
 
 
 def labelled(*labels: str) -> list[str]:

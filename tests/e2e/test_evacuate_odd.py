@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.fleet import COUNTER, RECORDS, Fleet
-from tests.e2e.fleet import fleet as make_fleet
+from tests.e2e.fleet import COMPOSE, COUNTER, RECORDS, Fleet, fixtures
 from tests.e2e.test_crash import kill, wait_for_phase
 from tests.e2e.test_memory import SERVER, starved
 from tests.e2e.test_memory import start as start_pages
@@ -16,21 +14,8 @@ from tests.e2e.world import eventually
 
 pytestmark = pytest.mark.timeout(280)
 
-COMPOSE = "com.docker.compose."
 
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Fleet]:
-    with make_fleet("e2eodd") as made:
-        for host in made.hosts:
-            made.have_image(host)
-        yield made
-
-
-@pytest.fixture
-def fleet(shared: Fleet) -> Iterator[Fleet]:
-    yield shared
-    shared.clear()
+shared, fleet = fixtures("e2eodd")
 
 
 def lines_of(report: dict[str, list[dict[str, str]]]) -> dict[str, dict[str, str]]:
@@ -69,11 +54,12 @@ def test_memory_that_is_lost_after_commit_is_not_a_success(fleet: Fleet) -> None
 def test_what_is_not_where_its_record_says(fleet: Fleet) -> None:
     """Each is said, and its record goes only when its host has it no more."""
     b = fleet.lab["b"]
-    for name in ("removed", "stopped", "taken", "fine", "web"):
+    for name in ("removed", "stopped", "taken", "fine", "web", "anew"):
         fleet.start(fleet.a, name, COUNTER)
     code, report = fleet.evacuate("b", "--metrics", "/root/m.prom")
     assert code == 0, report
-    b.sh("docker rm -f removed; docker stop -t 0 stopped", timeout=60)
+    b.sh("docker rm -f removed anew; docker stop -t 0 stopped", timeout=60)
+    fleet.start(b, "anew", COUNTER)  # another one of that name, which has never been on a
     fleet.start(fleet.a, "taken", COUNTER)
     for name, after in (("web", "stopped"), ("fine", "fine")):  # what it needs; a circle
         path = fleet.a.path(f"{RECORDS}/{name}.json")
@@ -87,6 +73,7 @@ def test_what_is_not_where_its_record_says(fleet: Fleet) -> None:
     assert found == {
         "removed": ("stays", "ContainerNotFound"), "stopped": ("stays", "ContainerNotRunning"),
         "taken": ("stays", "NameTaken"), "fine": ("planned", ""), "web": ("stays", "NotAllMoved"),
+        "anew": ("stays", "ContainerNotFound"),
     }  # fmt: skip
     assert records(fleet) == before
     assert fleet.a.sh("cat /root/m.prom; stat -c %y /root/m.prom") == figures
@@ -97,15 +84,52 @@ def test_what_is_not_where_its_record_says(fleet: Fleet) -> None:
     assert found == {
         "removed": ("failed", "ContainerNotFound"), "stopped": ("failed", "ContainerNotRunning"),
         "taken": ("failed", "NameTaken"), "fine": ("moved", ""), "web": ("failed", ""),
+        "anew": ("failed", "ContainerNotFound"),
     }  # fmt: skip
     assert "`stopped`, on which it depends" in lines_of(report)["web"]["why"]
     assert len(report["notes"]) == 2, report
     assert set(records(fleet)) == {"evil.json", "stopped.json", "taken.json", "web.json"}
-    assert fleet.running(b) == {"taken", "web"}
+    assert "migrate fetch anew b" in lines_of(report)["anew"]["remedy"]
+    assert fleet.running(b) == {"taken", "web", "anew"}
     assert fleet.running(fleet.a) == {"taken", "fine"}
     code, report = fleet.come_back("web")
     assert code == 0, report
     fleet.assert_nothing_left()
+
+
+def test_a_run_that_is_ended_while_it_plans(fleet: Fleet) -> None:
+    """It does not wait for a host that does not answer, and the metrics have it."""
+    fleet.start(fleet.a, "count", COUNTER)
+    c = fleet.lab["c"]
+    tool, kept = "/usr/local/bin/migrate", "/root/migrate"
+    c.sh(f"mv {tool} {kept}")
+    c.write(tool, "#!/bin/sh\nexec sleep 98765\n", mode=0o755)
+    try:
+        words = ["migrate", "evacuate", "c", "--json", "--metrics", "/root/p.prom"]
+        planning = fleet.a.popen(words)
+        eventually(lambda: c.sh("pgrep -f 'sleep 9876[5]'", check=False) != "", "c is not asked")
+        fleet.a.run(["pkill", "-TERM", "-f", "migrate evacuat[e]"])
+        out, err = planning.communicate(timeout=20)
+    finally:
+        c.sh(f"mv {kept} {tool}; pkill -f 'sleep 9876[5]'", check=False)
+    assert planning.returncode == 130, (out, err)
+    assert json.loads(out)["error"] == "Interrupted"
+    assert "migrate_evacuate_last_run_exit_code 130.0" in fleet.a.sh("cat /root/p.prom")
+    assert fleet.running(fleet.a) == {"count"}
+
+
+def test_a_dry_run_makes_no_folder_elsewhere(fleet: Fleet) -> None:
+    fleet.start(fleet.a, "count", COUNTER)
+    folder = "ls -d /run/migrate"  # as after a boot
+    for name in "ac":
+        fleet.lab[name].sh("rm -rf /run/migrate")
+    code, report = fleet.evacuate("c", "a", "--dry-run")
+    assert code == 0, report
+    assert [(one["host"], one["why"]) for one in report["left_out"]] == [("a", "it is this host")]
+    for name in "ac":
+        assert fleet.lab[name].sh(folder, check=False) == ""
+    code, report = fleet.evacuate("c")
+    assert code == 0, report
 
 
 def test_containers_that_come_and_go_stop_nothing(fleet: Fleet) -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from migrate import agent as agent_module
-from migrate import frontend, frontend_store
+from migrate import frontend, frontend_store, host_setup
 from migrate.agent import Agent
 from migrate.destination import Destination
 from migrate.errors import AgentFailed, DockerUnavailable, NoSpace, RestoreFailed
 from migrate.frontend_record import Frontend, Lead
 from migrate.host_facts import HostFacts
+from migrate.host_setup import Places
 from migrate.messages import (
     Abandon,
     AdoptConnections,
@@ -191,6 +193,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.setattr(agent_module, "Destination", Fake)
     monkeypatch.setattr(agent_module, "facts", lambda: FACTS)
     monkeypatch.setattr(agent_module, "host_id", lambda: "the one")
+    monkeypatch.setattr(agent_module, "make_state_dirs", list)
     served = Served()
     yield served
     served.channel.close()
@@ -372,10 +375,36 @@ def test_only_an_answer_of_ours_is_forgotten(
     assert served.destination.log == []
 
 
+@pytest.mark.parametrize("looks", [False, True])
+def test_who_only_looks_makes_no_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, looks: bool
+) -> None:
+    places = Places(state=tmp_path / "state", run=tmp_path / "run")
+    monkeypatch.setattr(agent_module, "Destination", Fake)
+    monkeypatch.setattr(agent_module, "facts", lambda: FACTS)
+    monkeypatch.setattr(agent_module, "claim_streams", lambda: (0, 1))
+    monkeypatch.setattr(agent_module, "keep_freed_memory", lambda: None)
+    for name in ("make_state_dirs", "host_id", "known_host_id"):
+        real = getattr(host_setup, name)
+        monkeypatch.setattr(agent_module, name, lambda real=real: real(places))
+    channel, far = pair()
+    monkeypatch.setattr("migrate.agent.Channel.over_fds", lambda *_: far)
+    serving = threading.Thread(target=agent_module.main)
+    serving.start()
+    hello = Hello(protocol=PROTOCOL_VERSION, version="x", looks=looks)
+    greeting = call(channel, hello, Greeting, 5.0)
+    channel.close()
+    serving.join(5.0)
+    assert bool(greeting.host_id) is not looks
+    assert (tmp_path / "state").exists() is not looks
+    assert (tmp_path / "run").exists() is not looks
+
+
 def test_another_protocol_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agent_module, "Destination", Fake)
     monkeypatch.setattr(agent_module, "facts", lambda: FACTS)
     monkeypatch.setattr(agent_module, "host_id", lambda: "the one")
+    monkeypatch.setattr(agent_module, "make_state_dirs", list)
     channel, far = pair()
     agent = Agent(far, "peer")
     send(channel, Hello(protocol=PROTOCOL_VERSION + 1, version="9"))

@@ -10,7 +10,7 @@ import pytest
 
 from migrate import cli, command_frontend, frontend, frontend_store
 from migrate.frontend_record import Frontend
-from migrate.messages import Listener
+from migrate.messages import HostPort
 
 GAME = Frontend("game", "udp", 27960, ("10.0.0.1", 27999))
 
@@ -86,7 +86,7 @@ def test_wrong_words_are_said(
 
 
 def test_a_port_of_a_program_here_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    here = [Listener("tcp", "0.0.0.0", 22), Listener("udp", "127.0.0.53", 53)]
+    here = [HostPort("tcp", "0.0.0.0", 22), HostPort("udp", "127.0.0.53", 53)]
     monkeypatch.setattr(command_frontend, "listeners", lambda folder: iter(here))
     assert command_frontend.taken("tcp", 22)
     assert not command_frontend.taken("udp", 22)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migrate import command_evacuate, evacuate, host_setup, inventory, metrics
+from migrate import (
+    candidates,
+    command_evacuate,
+    evacuate,
+    host_setup,
+    inventory,
+    metrics,
+    return_home,
+)
 from migrate.candidates import Wish
 from migrate.cli import parser
 from migrate.command_evacuate import run_of, show
-from migrate.errors import BadPlan, DockerUnavailable, OtherRun
+from migrate.errors import BadPlan, DockerUnavailable, Interrupted, NoSpace, OtherRun
 from migrate.evacuate import MOST, Settings, fitting_parallel, move_words, only_run
 from migrate.evacuated import Record, Records
-from migrate.plan import Move, Plan
+from migrate.plan import Move, Plan, Planner
+from migrate.progress_many import Quiet
 from migrate.run_report import of_jobs, of_plan
+from migrate.runner import Runner
 from migrate.schedule import FAILED, GONE, LEFT, MOVED, UNSURE, Job, Result
 from tests.unit.migrate.fleet import FACTS, MIB, candidate
 from transport.bucket import LEAST, RateLimit
@@ -102,13 +114,73 @@ def test_the_record_is_true_after_each_try(
 ) -> None:
     records = Records(tmp_path)
     records.write(evacuate.record_of(job()))
-    evacuate.note(records, job(state=state, result=Result(0, summary={"new_id": "new"})))
+    evacuate.note(records, job(state=state, result=Result(0, summary={"new_id": "new"})), {})
     found = records.all()
     assert bool(found) == kept
     if kept:
         (record,) = found
         assert (record.host, record.sure, record.after, record.size) == ("b", sure, ("db",), 5)
         assert record.new_id == ("new" if sure else "")
+
+
+@pytest.mark.parametrize("state", [FAILED, GONE, LEFT])
+def test_the_record_of_another_that_left_earlier_is_kept(tmp_path: Path, state: str) -> None:
+    """A new container has the name of one that is at another host, and does not get away."""
+    records, old = Records(tmp_path), Record("web", "z", 1.0, sure=True, new_id="old")
+    records.write(evacuate.record_of(job()))
+    evacuate.note(records, job(state=state, result=Result(42)), {"web": old})
+    assert records.all() == [old]
+
+
+@pytest.mark.parametrize("state", [FAILED, GONE, LEFT])
+def test_what_may_have_left_stays_on_record(tmp_path: Path, state: str) -> None:
+    """Its `migrate` was killed, perhaps at commit; the next one found only that it was busy."""
+    records = Records(tmp_path)
+    records.write(evacuate.record_of(job()))
+    evacuate.note(records, replace(job(state=state), doubt="a `migrate` that was killed"), {})
+    assert [one.host for one in records.all()] == ["b"]
+
+
+def test_a_disk_that_becomes_read_only_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = Records(tmp_path)
+    records.write(evacuate.record_of(job()))
+
+    def unlink(path: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(NoSpace, match="Read-only"):
+        records.drop("web")
+    evacuate.note(records, job(state=FAILED, result=Result(42)), {})
+    return_home.note(records, job(state=MOVED, result=Result(0)))
+
+
+def test_a_failed_try_that_waited_for_the_next_one_leaves_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It failed once, was to be tried again, and then the run was interrupted."""
+
+    class Ended(Runner):
+        def run(self) -> None:
+            for one in self._schedule.ready(0.0):
+                self._begins(one)
+                self._schedule.ended(one.name, Result(51, "no"), 0.0)
+                self._ended(one)
+            self._schedule.stop("interrupted by SIGTERM")
+
+    for name, value in (
+        ("DockerHost", Docker), ("facts", lambda: FACTS), ("make_state_dirs", lambda: None),
+        ("Runner", Ended), ("RUN", tmp_path),
+    ):  # fmt: skip
+        monkeypatch.setattr(evacuate, name, value)
+    records = Records(tmp_path / "records")
+    evacuation = evacuate.Evacuation(Wish(), Settings(parallel=1))
+    evacuation._planner = Planner(FACTS, [], [])
+    report = evacuation.run(Plan((Move("web", "b", ""),), ()), 0, Quiet(), records)
+    assert [one.outcome for one in report.containers] == [LEFT]
+    assert records.all() == []
 
 
 def test_an_evacuation_says_which_selector_matches_nothing(
@@ -154,15 +226,16 @@ def test_a_dry_evacuation_makes_no_folder(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(evacuate, "make_state_dirs", forbidden)
     monkeypatch.setattr(evacuate, "look_at", lambda *_: ([candidate("here")], []))
     monkeypatch.setattr(evacuate, "fitting_parallel", lambda *_: 1)
+    monkeypatch.setattr(evacuate, "known_host_id", str)
     asked: list[Any] = []
 
-    def ask(hosts: list[str], here: Any, own_id: Any, parallel: int) -> Any:
+    def ask(hosts: list[str], here: Any, own_id: Any, *_: Any) -> Any:
         asked.append(own_id)
         return [], []
 
     monkeypatch.setattr(inventory, "ask", ask)
     evacuate.Evacuation(Wish(), Settings(), dry=True).plan(["b"])
-    assert asked == [host_setup.known_host_id]
+    assert asked == [""]
     with pytest.raises(AssertionError):
         evacuate.Evacuation(Wish(), Settings())
 
@@ -261,7 +334,8 @@ def test_a_run_that_fails_as_a_whole_is_in_the_metrics(
     monkeypatch.setattr(command_evacuate, "DockerHost", fails)
     command = command_evacuate.evacuate if action == "evacuate" else command_evacuate.come_back
     words = [action, *["b"] * (action == "evacuate"), "--metrics", str(path)]
-    with pytest.raises(type(why)):
+    said = Interrupted if isinstance(why, KeyboardInterrupt) else type(why)
+    with pytest.raises(said):
         command(parser().parse_args(words))
     after = metrics.read(path, action)
     assert (after.exit_code, after.succeeded, before.succeeded) == (code, 0.0, 1.0)
@@ -270,9 +344,57 @@ def test_a_run_that_fails_as_a_whole_is_in_the_metrics(
     path.unlink()
     monkeypatch.setattr(command_evacuate, "Evacuation", lambda *_, **__: fails())
     monkeypatch.setattr(command_evacuate, "Records", fails)
-    with pytest.raises(type(why)):
+    with pytest.raises(said):
         command(parser().parse_args([*words, "--dry-run"]))
     assert not path.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("action", ["evacuate", "return"])
+def test_a_run_that_is_ended_while_it_plans_is_in_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: str, number: signal.Signals
+) -> None:
+    """Whatever it hits, nothing takes it for the failure of one container or host."""
+
+    def kill(*_: object, **__: object) -> Any:
+        signal.raise_signal(number)
+
+    path, took = tmp_path / "m.prom", signal.getsignal(number)
+    monkeypatch.setattr(command_evacuate, "only_run", lambda: evacuate.only_run(tmp_path))
+    records = Records(tmp_path / "records")
+    records.write(Record("here", "b", 1.0))
+    monkeypatch.setattr(command_evacuate, "Records", lambda: records)
+    for place, name, value in (
+        (evacuate, "DockerHost", Docker), (evacuate, "facts", lambda: FACTS),
+        (evacuate, "make_state_dirs", lambda: None), (candidates, "look", kill),
+        (command_evacuate, "make_state_dirs", lambda: None), (return_home, "refuse_unfit", kill),
+    ):  # fmt: skip
+        monkeypatch.setattr(place, name, value)
+    command = command_evacuate.evacuate if action == "evacuate" else command_evacuate.come_back
+    words = [action, *["b"] * (action == "evacuate"), "--metrics", str(path)]
+    with pytest.raises(Interrupted, match=f"by {number.name}; no container is on its way"):
+        command(parser().parse_args(words))
+    after = metrics.read(path, action)
+    assert (after.exit_code, after.succeeded) == (130, 0.0)
+    assert after.run > 0
+    assert signal.getsignal(number) is took
+    with evacuate.only_run(tmp_path):  # the lock is free
+        pass
+
+
+def test_a_signal_that_comes_while_the_end_is_said_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.prom"
+    good = of_jobs("evacuate", Plan((), ()), [job(state=MOVED, result=GOOD)], 1.0)
+    monkeypatch.setattr(command_evacuate, "_evacuate", lambda given: good)
+    monkeypatch.setattr(
+        command_evacuate, "show", lambda *_: signal.raise_signal(signal.SIGTERM)
+    )  # fmt: skip
+    assert command_evacuate.evacuate(parser().parse_args(
+        ["evacuate", "b", "--metrics", str(path)]
+    )) == 0  # fmt: skip
+    assert metrics.read(path, "evacuate").succeeded == 1.0
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,7 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Iterator[Source]:
     monkeypatch.setattr(agent_module, "Destination", Fake)
     monkeypatch.setattr(agent_module, "facts", lambda: FACTS)
     monkeypatch.setattr(agent_module, "host_id", lambda: "the one")
+    monkeypatch.setattr(agent_module, "make_state_dirs", list)
     made = Source()
     yield made
     made.channel.close()

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from migrate.errors import Interrupted
-from migrate.interrupts import SIGNALS, Interrupts
+from migrate.interrupts import SIGNALS, Interrupts, Stops
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
@@ -29,6 +29,26 @@ def test_after_hold_nothing_is_heard(number: signal.Signals) -> None:
     with Interrupts() as interrupts:
         interrupts.hold()
         os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_what_stops_a_planning_is_no_failure_and_can_come_twice(number: signal.Signals) -> None:
+    with Stops() as stops:
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt, match=number.name):
+                os.kill(os.getpid(), number)
+        stops.hold()
+        os.kill(os.getpid(), number)
+
+
+def test_nohup_means_what_it_says() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts(), Stops():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_what_was_noted_politely_is_the_cause_until_it_is_too_late() -> None:

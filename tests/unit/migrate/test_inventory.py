@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +19,9 @@ from hypothesis import strategies as st
 
 from migrate import inventory
 from migrate.errors import BadPlan
+from migrate.interrupts import Stops
 from migrate.inventory import ask, names, of_contexts, of_file, of_ssh_config, sort_out
-from migrate.messages import Greeting, Listener, Message, Offer, Survey
+from migrate.messages import Greeting, HostPort, Message, Offer, PortRefused, Survey
 from migrate.pairing import Host
 from migrate.placement import DestinationView
 from migrate.plan import LeftOut
@@ -24,6 +29,7 @@ from tests.unit.migrate.fleet import FACTS, host
 from tests.unit.migrate.test_pairing import fit_facts
 from transport.errors import BadTarget, HostUnreachable
 
+PORT = HostPort("tcp", "", 80)
 CONFIG = """\
 # Host commented
 Host one  two # a comment
@@ -135,12 +141,28 @@ def test_what_is_no_host_is_refused() -> None:
 def test_this_host_and_second_names_are_left_out() -> None:
     there: list[Host | LeftOut] = [host("a"), host("b"), LeftOut("c", "dead"), host("d")]
     twin = Host("b-again", FACTS, DestinationView(), host_id="id-b")
-    hosts, left_out = sort_out([*there, twin], "id-a")
+    hosts, left_out = sort_out([*there, twin], FACTS, "id-a")
     assert [one.name for one in hosts] == ["b", "d"]
     assert [(one.host, one.why) for one in left_out] == [
         ("a", "it is this host"), ("c", "dead"),
         ("b-again", "it is the same host as b"),
     ]  # fmt: skip
+
+
+def test_a_clone_is_another_host() -> None:
+    """It has the ids that lie on the disk of the one that it was made of, but not its boot."""
+    here, clone = (msgspec.structs.replace(FACTS, boot_id=boot) for boot in ("one", "two"))
+    other = msgspec.structs.replace(FACTS, boot_id="three")
+    hosts, left_out = sort_out(
+        [
+            Host("clone", clone, DestinationView(), host_id="id"),
+            Host("other", other, DestinationView(), host_id="id"),
+            Host("self", here, DestinationView(), host_id="id"),
+        ],
+        here, "id",
+    )  # fmt: skip
+    assert [one.name for one in hosts] == ["clone", "other"]
+    assert [(one.host, one.why) for one in left_out] == [("self", "it is this host")]
 
 
 class Link:
@@ -158,7 +180,8 @@ class Link:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def greet(self) -> Greeting:
+    def greet(self, *, looks: bool = False) -> Greeting:
+        assert looks
         facts: Any = FACTS if self.name == "unfit" else fit_facts()
         facts = msgspec.structs.replace(facts, wall_clock=50.0)
         return Greeting(protocol=1, version="", facts=facts, host_id=f"id-{self.name}")
@@ -169,7 +192,8 @@ def links(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def call(channel: str, request: Message, reply: type, timeout: float) -> Offer:
         assert isinstance(request, Survey)
         probe = "no sockets" if channel == "probe" else ""
-        return Offer(DestinationView(cpus=3), (Listener("tcp", "::", 80),), 1.5, probe)
+        refused = tuple(PortRefused(port, "in use", "stop it") for port in request.ports)
+        return Offer(DestinationView(cpus=3), 1.5, probe, refused)
 
     with monkeypatch.context() as patched:
         patched.setattr(inventory, "AgentLink", Link)
@@ -181,15 +205,32 @@ def links(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_hosts_are_asked_and_the_others_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     here: Any = fit_facts()
     with links(monkeypatch):
-        hosts, left_out = ask(["good", "dead", "unfit", "probe"], here, lambda: "id-here", 3)
+        hosts, left_out = ask(["good", "dead", "unfit", "probe"], here, "id-here", 3, [PORT, PORT])
     (good,) = hosts
     assert (good.name, good.load, good.parallel, good.skew) == ("good", 1.5, 3, 2.0)
     assert good.view.cpus == 3
-    assert good.listening == (Listener("tcp", "::", 80),)
+    assert good.refused == (PortRefused(PORT, "in use", "stop it"),)
     reasons = {one.host: one.why for one in left_out}
     assert reasons["dead"] == "nothing answers at dead"
     assert "at the destination" in reasons["unfit"]
     assert "no sockets" in reasons["probe"]
+
+
+def test_all_are_asked_and_answer_in_their_order() -> None:
+    hosts = [str(number) for number in range(3 * inventory.AT_ONCE)]
+    assert inventory.ask_all(hosts, int) == list(range(3 * inventory.AT_ONCE))
+    assert inventory.ask_all([], int) == []
+    with pytest.raises(ValueError, match="invalid literal"):
+        inventory.ask_all(["1", "x"], int)
+
+
+def test_a_signal_does_not_wait_for_a_host_that_does_not_answer() -> None:
+    over, began = threading.Event(), time.monotonic()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    with Stops(), pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        inventory.ask_all(["mute"], lambda host: over.wait(20.0))
+    assert time.monotonic() - began < 10.0
+    over.set()
 
 
 def test_the_containers_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,9 +238,9 @@ def test_the_containers_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
         {"Id": "1", "Names": ["/web"], "State": "running"},
         {"Id": "2", "Names": ["/old"], "State": "exited"},
     ]
-    offer = Offer(DestinationView(containers=tuple(listed)), (), 0.0, "")
+    offer = Offer(DestinationView(containers=tuple(listed)), 0.0, "")
     monkeypatch.setattr(inventory, "AgentLink", Link)
     monkeypatch.setattr(inventory, "call", lambda *_: offer)
-    assert inventory.containers_at("b") == {"web": True, "old": False}
+    assert inventory.containers_at("b") == {"web": True, "1": True, "old": False, "2": False}
     with pytest.raises(HostUnreachable):
         inventory.containers_at("dead")

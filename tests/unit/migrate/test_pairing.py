@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from migrate.container_spec import ContainerSpec
 from migrate.errors import CriuUnfit, HostUnfit, NameTaken, NoSpace, PlacementFailed
 from migrate.host_facts import DockerFacts
-from migrate.messages import Listener
+from migrate.messages import HostPort, PortRefused
 from migrate.pairing import Candidate, Host, fit, refuse_pair, refuse_probe, same_host, take_in
 from migrate.placement import place
 from tests.unit.migrate import fleet
@@ -74,15 +74,17 @@ def test_what_is_unknown_is_not_judged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("listener", "free"),
+    ("port", "free"),
     [
-        (Listener("tcp", "0.0.0.0", 80), False), (Listener("tcp", "::", 80), False),
-        (Listener("tcp", "127.0.0.1", 80), False), (Listener("udp", "0.0.0.0", 80), True),
-        (Listener("tcp", "0.0.0.0", 81), True),
+        (HostPort("tcp", "", 80), False),
+        (HostPort("udp", "", 80), True),
+        (HostPort("tcp", "", 81), True),
+        (HostPort("tcp", "10.0.0.1", 80), True),
     ],
-)  # fmt: skip
-def test_a_program_of_the_host_has_its_port(listener: Listener, free: bool) -> None:
-    there = replace(host("h"), listening=(listener,))
+)
+def test_a_port_that_was_tried_there_in_vain(port: HostPort, free: bool) -> None:
+    refused = PortRefused(port, "the port 80/tcp is in use", "stop it")
+    there = replace(host("h"), refused=(refused,))
     if free:
         fit(FACTS, candidate("a", port=80), there)
         return
@@ -139,7 +141,12 @@ def test_a_host_knows_itself(host_id: str, boot: str, ident: str, same: bool) ->
     assert same_host(here, "one", there, host_id) is same
     silent = msgspec.structs.replace(there, docker=None)
     assert same_host(here, "one", silent, host_id) is (host_id == "one" and boot == "boot")
-    assert not same_host(here, "", there, "")
+    # One that never made its id is known by its kernel's and dockerd's.
+    unnamed = (boot, ident) == ("boot", "docker")
+    assert same_host(here, "", there, "") is unnamed
+    assert same_host(here, "one", there, "") is unnamed
+    assert not same_host(here, "", silent, "")
+    assert not same_host(FACTS, "", FACTS, "")
 
 
 def test_a_probe_that_failed_is_a_reason() -> None:

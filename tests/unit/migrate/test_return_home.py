@@ -14,10 +14,12 @@ from migrate.evacuated import Record, Records
 from migrate.plan import Move, Plan
 from migrate.return_home import Homecoming
 from migrate.run_report import of_jobs
-from migrate.schedule import FAILED, GONE, LEFT, MOVED, UNSURE, Result
+from migrate.schedule import FAILED, GONE, LEFT, MOVED, UNSURE, Job, Result
 from tests.unit.migrate.test_evacuate import Docker, forbidden, given_of, job
 from transport.bucket import LEAST, RateLimit
 from transport.errors import BadTarget, HostUnreachable
+
+NEW_ID = "0123456789abcdef" * 4
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,56 @@ def test_those_that_return_have_their_parts(parallel: int, share: float) -> None
     given = given_of(return_home.fetch_words(job(), settings, parallel))
     assert (given.command, given.container, given.host) == ("fetch", "web", "b")
     assert given.bwlimit == RateLimit(share)
+
+
+def test_it_is_fetched_by_the_id_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another may have got its name there meanwhile. Without an id, the name must do."""
+    monkeypatch.setattr(return_home, "settle", lambda host: [])
+    planned = return_home.plan([
+        Record("web", "b", 1.0, sure=True, new_id=NEW_ID), Record("old", "b", 1.0),
+    ])  # fmt: skip
+    words = {
+        move.name: given_of(return_home.fetch_words(Job(move), Settings(), 1)).container
+        for move in planned.moves
+    }
+    assert words == {"web": NEW_ID, "old": "old"}
+
+
+def test_what_is_said_has_its_name() -> None:
+    schedule = Homecoming([Move("web", "b", "", ident=NEW_ID)], 1)
+    schedule.ready(0.0)
+    missing = Result(11, f"the container `{NEW_ID}` has ended", f"docker start {NEW_ID}")
+    schedule.ended("web", missing, 0.0)
+    one = schedule.jobs["web"]
+    assert one.note == "at b: the container `web` has ended"
+    assert one.result
+    assert one.result.remedy == "docker start web"
+
+
+def test_another_of_its_name_is_told_of() -> None:
+    schedule = Homecoming([Move("web", "b", "", ident=NEW_ID)], 1)
+    schedule.ready(0.0)
+    schedule.ended("web", Result(10, f"no container {NEW_ID}", phase="fetch"), 0.0)
+    one = schedule.jobs["web"]
+    assert one.state == FAILED
+    assert one.result
+    assert "migrate fetch web b" in one.result.remedy
+
+
+@pytest.mark.parametrize(
+    ("new_id", "code", "why"),
+    [
+        (NEW_ID, "ContainerNotFound", "but another of that name"), ("id-web", None, None),
+        ("", None, None), ("id-ended", "ContainerNotRunning", "does not run"),
+    ],
+)  # fmt: skip
+def test_a_dry_return_asks_for_the_id_too(new_id: str, code: str | None, why: str | None) -> None:
+    there = {"web": True, "id-web": True, "ended": False, "id-ended": False}
+    stay = return_home.hindrance(Record("web", "b", 1.0, sure=True, new_id=new_id), there, ())
+    assert (stay and stay.code) == code
+    if why:
+        assert stay
+        assert why in stay.why
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from migrate.errors import NoSpace
+from migrate.interrupts import SIGNALS
 from migrate.plan import Move
 from migrate.progress_many import Quiet
 from migrate.runner import Runner, result_of
@@ -209,3 +210,19 @@ def test_the_phase_that_was_reached_is_known(start: Start) -> None:
     assert (job.state, job.attempts) == (UNSURE, 1)
     assert job.result
     assert (job.result.exit_code, job.result.phase) == (53, "confirm")
+
+
+def test_signals_mean_afterwards_what_they_meant_before(start: Start) -> None:
+    """The end of a run is still to be told when its last migration has ended."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    seen: list[int] = []
+    try:
+        for number in SIGNALS:
+            signal.signal(number, lambda number, _: seen.append(number))
+        start("a").run()
+        for number in SIGNALS:
+            signal.raise_signal(number)
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+    assert seen == [*SIGNALS]

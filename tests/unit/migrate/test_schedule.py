@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -194,13 +195,15 @@ def test_an_unsure_one_is_left_alone() -> None:
     assert schedule.over
 
 
-def test_gone_after_a_kill_is_unsure() -> None:
+@pytest.mark.parametrize(("phase", "becomes"), [("freeze", UNSURE), ("", GONE)])
+def test_gone_after_a_kill_is_unsure(phase: str, becomes: str) -> None:
+    """Unless it was killed before it had begun, as by a Ctrl-C while Python starts."""
     schedule = of([host("x")], [candidate("a")])
     schedule.ready(0.0)
-    schedule.ended("a", failure(-9), 0.0)
+    schedule.ended("a", replace(failure(-9), phase=phase), 0.0)
     schedule.ready(5.0)
     schedule.ended("a", failure(10), 5.0)
-    assert states(schedule) == {"a": UNSURE}
+    assert states(schedule) == {"a": becomes}
 
 
 def test_stop_leaves_what_has_not_begun() -> None:

@@ -8,19 +8,19 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from migrate.container_spec import ContainerSpec
 from migrate.errors import PlacementFailed
+from migrate.messages import HostPort
+from migrate.pairing import published
 from migrate.surroundings import try_ports
 from tests.unit.migrate.fleet import candidate
 
 V6 = socket.AF_INET6
 
 
-def asks(ip: str, port: int, protocol: str = "tcp") -> ContainerSpec:
+def asks(ip: str, port: int, protocol: str = "tcp") -> list[HostPort]:
     bindings = {f"80/{protocol}": [{"HostIp": ip, "HostPort": str(port)}]}
-    return msgspec.structs.replace(
-        candidate("a").spec, host_config={"PortBindings": bindings}
-    )  # fmt: skip
+    spec = msgspec.structs.replace(candidate("a").spec, host_config={"PortBindings": bindings})
+    return list(published(spec))
 
 
 def held(address: str, kind: int = socket.SOCK_STREAM, family: int = socket.AF_INET,
@@ -78,9 +78,8 @@ def test_what_is_not_tried() -> None:
     for port in held("127.0.0.1"):
         try_ports(asks("127.0.0.1", port, "sctp"))
     picked = {"80/tcp": [{"HostIp": "", "HostPort": ""}]}
-    try_ports(
-        msgspec.structs.replace(candidate("a").spec, host_config={"PortBindings": picked})
-    )  # fmt: skip
+    spec = msgspec.structs.replace(candidate("a").spec, host_config={"PortBindings": picked})
+    assert list(published(spec)) == []
 
 
 def test_a_host_without_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:

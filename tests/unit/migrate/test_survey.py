@@ -5,7 +5,12 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
-from migrate.messages import Listener
+import pytest
+
+from migrate import survey as survey_module
+from migrate.criu_probe import ProbeResult
+from migrate.messages import HostPort, Survey
+from migrate.placement import DestinationView
 from migrate.survey import listeners, parse_address
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid\n"
@@ -19,8 +24,8 @@ def test_our_own_sockets_are_found() -> None:
     ):
         udp.bind(("127.0.0.2", 0))
         found = list(listeners(Path("/proc/self/net")))
-        assert Listener("tcp", "127.0.0.1", tcp.getsockname()[1]) in found
-        assert Listener("udp", "127.0.0.2", udp.getsockname()[1]) in found
+        assert HostPort("tcp", "127.0.0.1", tcp.getsockname()[1]) in found
+        assert HostPort("udp", "127.0.0.2", udp.getsockname()[1]) in found
         assert client.getsockname()[1] not in [one.port for one in found if one.protocol == "tcp"]
 
 
@@ -31,9 +36,28 @@ def test_tables(tmp_path: Path) -> None:
         HEAD + "   0: " + "0" * 32 + ":0035 " + "0" * 32 + ":0000 07 0\n"
     )
     assert list(listeners(tmp_path)) == [
-        Listener("tcp", "0.0.0.0", 80),
-        Listener("udp", "::", 53),
+        HostPort("tcp", "0.0.0.0", 80),
+        HostPort("udp", "::", 53),
     ]
+
+
+def test_the_ports_of_those_that_may_come_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what is bound and does not listen, which no table has."""
+    for name, value in (
+        ("probe", lambda: ProbeResult(True, "", 0.0)), ("DockerHost", lambda: None),
+        ("look_around", lambda docker: DestinationView()),
+    ):  # fmt: skip
+        monkeypatch.setattr(survey_module, name, value)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        number = bound.getsockname()[1]
+        ports = HostPort("tcp", "", number), HostPort("udp", "", number)
+        offer = survey_module.survey(Survey(ports))
+    (refused,) = offer.refused
+    assert refused.port == ports[0]
+    assert "in use by a program" in refused.why
+    assert refused.remedy
+    assert survey_module.survey(Survey()).refused == ()
 
 
 def test_addresses() -> None:
