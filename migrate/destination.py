@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from migrate import announce, same_l2
+from migrate import announce, lineage, same_l2
 from migrate.container_spec import ContainerSpec
 from migrate.create_container import create
 from migrate.criu_log import interesting_lines
@@ -299,6 +299,7 @@ class Destination:
             self._start_failed = failed.message
             raise
         self.network.settle()
+        lineage.note(journal.header.container, self.container)
         if restarts(begun.spec.restart_policy):
             self.docker.set_restart_policy(self.container, begun.spec.restart_policy)
         for old in self.placement.remove:

@@ -12,10 +12,11 @@ from contextlib import suppress
 
 import msgspec
 
-from migrate import failure_logs
+from migrate import failure_logs, lineage
 from migrate.agent import claim_streams
 from migrate.agent_link import CALLER
 from migrate.caller_link import CallerLink, Report, Streams
+from migrate.docker_host import DockerHost
 from migrate.errors import Busy
 from migrate.host_setup import make_state_dirs
 from migrate.journal import read_all
@@ -52,6 +53,9 @@ def main(given: argparse.Namespace) -> int:
 
 
 def _move(given: argparse.Namespace, link: CallerLink) -> str:
+    # What is on record at the caller may be an id that the container had before it was elsewhere.
+    there = [str(item["Id"]) for item in DockerHost().containers()]
+    given.container = lineage.heir(given.container, there) or given.container
     options = options_of(given, link.peer)
     try:
         summary = Migration(options, Progress(quiet=True), lambda _: link).run()

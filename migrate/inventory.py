@@ -182,7 +182,7 @@ def _same(one: Host, other: Host) -> bool:
 
 
 def containers_at(name: str) -> dict[str, bool]:
-    """Whether each container at a host runs, by its name and by its id; changes nothing there.
+    """Whether each container at a host runs, by its name and by its ids; changes nothing there.
 
     Raises what connecting raises, and DockerUnavailable.
     """
@@ -193,6 +193,8 @@ def containers_at(name: str) -> dict[str, bool]:
     for item in offer.view.containers:
         runs = item.get("State") in ("running", "paused", "restarting")
         found[name_of(item)] = found[str(item["Id"])] = runs
+    for old, new in offer.heirs.items():
+        found.setdefault(old, found.get(new, False))
     return found
 
 

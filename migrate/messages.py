@@ -250,12 +250,14 @@ class PortRefused(msgspec.Struct, frozen=True):
 
 class Offer(Message):
     """What there is at a host beside its facts, which `Greeting` has. `load`: of the last minute;
-    `probe`: why CRIU cannot restore there, "" when it can; `refused`: of the ports of `Survey`."""
+    `probe`: why CRIU cannot restore there, "" when it can; `refused`: of the ports of `Survey`;
+    `heirs`: former ids of its containers, as in `migrate.lineage`."""
 
     view: DestinationView
     load: float
     probe: str = ""
     refused: tuple[PortRefused, ...] = ()
+    heirs: dict[str, str] = {}
 
 
 class Frontends(Message):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from migrate import hooks
+from migrate import hooks, lineage
 from migrate.address_spaces import transparent_huge_pages
 from migrate.agent_link import CALLER, AgentLink
 from migrate.departed import keep_memory
@@ -350,6 +350,7 @@ class Migration(Undoing):
                 raise
             self.progress.warn(f"it runs at the destination, but: {failure.message}")
         self.journal.phase(CONFIRMED)
+        lineage.note(self.journal.header.container, self.summary.new_id)
         self.summary.sent = self.link.channel.sent_wire
         self._log_criu()
         self._keep_memory(view)

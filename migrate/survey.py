@@ -11,6 +11,7 @@ from pathlib import Path
 from migrate.container_limits import remaps_users
 from migrate.criu_probe import probe
 from migrate.docker_host import DockerHost
+from migrate.lineage import heirs
 from migrate.messages import HostPort, Offer, Survey
 from migrate.placement import DestinationView
 from migrate.surroundings import refused
@@ -23,11 +24,13 @@ _TABLES = (("tcp", _LISTEN), ("tcp6", _LISTEN), ("udp", _UNCONNECTED), ("udp6", 
 def survey(asked: Survey) -> Offer:
     """The answer. Raises DockerUnavailable."""
     probed = probe()
+    view = look_around(DockerHost())
     return Offer(
-        view=look_around(DockerHost()),
+        view=view,
         load=os.getloadavg()[0],
         probe="" if probed.ok else probed.reason,
         refused=tuple(refused(asked.ports)),
+        heirs=heirs([str(item["Id"]) for item in view.containers]),
     )
 
 

@@ -10,7 +10,7 @@ from tests.e2e.fleet import COMPOSE, COUNTER, RECORDS, Fleet, fixtures
 from tests.e2e.test_crash import kill, wait_for_phase
 from tests.e2e.test_memory import SERVER, starved
 from tests.e2e.test_memory import start as start_pages
-from tests.e2e.world import eventually
+from tests.e2e.world import assert_continuous, eventually, numbers
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -94,6 +94,27 @@ def test_what_is_not_where_its_record_says(fleet: Fleet) -> None:
     assert fleet.running(fleet.a) == {"taken", "fine"}
     code, report = fleet.come_back("web")
     assert code == 0, report
+    fleet.assert_nothing_left()
+
+
+def test_who_has_been_elsewhere_meanwhile_comes_back(fleet: Fleet) -> None:
+    """b was emptied in its turn, and filled again: the id that is on record here is gone."""
+    fleet.start(fleet.a, "count", COUNTER)
+    b, c = fleet.lab["b"], fleet.lab["c"]
+    code, report = fleet.evacuate("b")
+    assert code == 0, report
+    fleet.migrate(b, "count", c)
+    fleet.migrate(c, "count", b)
+    code, report = fleet.come_back("--dry-run")
+    assert code == 0, report
+    code, report = fleet.come_back()
+    assert code == 0, report
+    assert fleet.running(fleet.a) == {"count"}
+    fleet.wait_for_output(fleet.a, "count")
+    counted = numbers(fleet.logs(fleet.a, "count"))
+    assert counted[0] > 1, "it began anew"
+    assert_continuous(counted)
+    assert records(fleet) == {}
     fleet.assert_nothing_left()
 
 

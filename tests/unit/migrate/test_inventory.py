@@ -238,9 +238,12 @@ def test_the_containers_of_a_host(monkeypatch: pytest.MonkeyPatch) -> None:
         {"Id": "1", "Names": ["/web"], "State": "running"},
         {"Id": "2", "Names": ["/old"], "State": "exited"},
     ]
-    offer = Offer(DestinationView(containers=tuple(listed)), 0.0, "")
+    heirs = {"former": "1", "odd": "9"}
+    offer = Offer(DestinationView(containers=tuple(listed)), 0.0, "", heirs=heirs)
     monkeypatch.setattr(inventory, "AgentLink", Link)
     monkeypatch.setattr(inventory, "call", lambda *_: offer)
-    assert inventory.containers_at("b") == {"web": True, "1": True, "old": False, "2": False}
+    assert inventory.containers_at("b") == {
+        "web": True, "1": True, "former": True, "old": False, "2": False, "odd": False,
+    }  # fmt: skip
     with pytest.raises(HostUnreachable):
         inventory.containers_at("dead")

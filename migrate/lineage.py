@@ -1,0 +1,86 @@
+"""Under which ids a container has been known here: each move gives it a new one.
+
+A host notes a move both when the container leaves and when it comes in, so that it still knows who
+is meant by an id that is on record elsewhere (migrate/evacuated.py) when the container has been at
+a third host meanwhile. Nothing but that depends on it: what cannot be written is done without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+PLACE = Path("/var/lib/migrate/lineage")
+MOST = 4000  # moves that are remembered, at least half of them
+_MOVE = re.compile(r"([0-9a-f]{64}) ([0-9a-f]{64})")
+
+
+def note(old: str, new: str, place: Path = PLACE) -> None:
+    """The container with the id `old` goes on as `new`."""
+    if not _MOVE.fullmatch(f"{old} {new}"):
+        return
+    with contextlib.suppress(OSError), _alone(place.parent):
+        moves = _read(place)
+        if moves.get(old) == new:
+            return
+        if len(moves) < MOST:
+            with place.open("a") as file:
+                file.write(f"{old} {new}\n")
+            return
+        kept = [*list(moves.items())[-MOST // 2 :], (old, new)]
+        _replace(place, "".join(f"{a} {b}\n" for a, b in kept))
+
+
+def heir(ident: str, there: Collection[str], place: Path = PLACE) -> str:
+    """As what a container goes on that was known as `ident`: one of the ids `there`, or ""."""
+    moves = _read(place)
+    passed: set[str] = set()
+    while ident not in there:
+        passed.add(ident)
+        ident = moves.get(ident, "")
+        if not ident or ident in passed:
+            return ""
+    return ident
+
+
+def heirs(there: Collection[str], place: Path = PLACE) -> dict[str, str]:
+    """All former ids of the containers `there`, with those that they have now."""
+    found = {ident: heir(ident, there, place) for ident in _read(place) if ident not in there}
+    return {old: new for old, new in found.items() if new}
+
+
+def _read(place: Path) -> dict[str, str]:
+    """The latest move of each id, in their order; what is no line of ours is passed over."""
+    moves: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for line in place.read_text(errors="replace").splitlines():
+            if move := _MOVE.fullmatch(line):
+                moves.pop(move[1], None)
+                moves[move[1]] = move[2]
+    return moves
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _replace(place: Path, content: str) -> None:
+    fd, temporary = tempfile.mkstemp(dir=place.parent, prefix=".lineage")
+    try:
+        with os.fdopen(fd, "w") as file:
+            file.write(content)
+        Path(temporary).replace(place)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
