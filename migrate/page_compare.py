@@ -2,8 +2,9 @@
 
 Runs in the scanner processes (migrate/scanner.py). Memory is hashed in areas of 1 MiB, at memory
 speed; the blocks of 64 KiB of an area only when the area has changed, and the pages of a block only
-when the block has: what Python does per block would cost more than reading it. Nothing of the
-content is kept here but digests (about 0.6 % of the memory).
+when the block has: what Python does per block would cost more than reading it. So is what the
+destination has elsewhere: all that a forked child has of its parent is found an area at a time.
+Nothing of the content is kept here but digests (about 0.6 % of the memory).
 """
 
 from __future__ import annotations
@@ -82,11 +83,31 @@ class Batch:
         if self._pages >= BATCH_LITERALS or len(self._runs) >= BATCH_RUNS:
             self.flush()
 
+    def copy(self, number: int, page: int, known: bytes, from_object: int, from_page: int) -> None:
+        """Pages that are elsewhere at the destination, apart from these. `known`: their digests."""
+        count = len(known) // DIGEST
+        if self._pages + count > BATCH_LITERALS:
+            self.flush()
+        last = self._last
+        if (
+            last
+            and (last[0], last[3], last[1] + last[2]) == (number, COPY, page)
+            and self._continues(last, from_object, from_page, count)
+        ):
+            last[2] += count
+        else:
+            self._close_run()
+            self._last = [number, page, count, COPY, from_object, from_page]
+        self._digests.append(known)
+        self._pages += count
+        if self._pages >= BATCH_LITERALS or len(self._runs) >= BATCH_RUNS:
+            self.flush()
+
     @staticmethod
-    def _continues(last: list[int], from_object: int, from_page: int) -> bool:
+    def _continues(last: list[int], from_object: int, from_page: int, more: int = 1) -> bool:
         """Whether a run of copies goes on there, without reading what it writes itself."""
         number, page, count, _, from_number, begin = last
-        apart = number != from_number or abs(page - begin) > count
+        apart = number != from_number or abs(page - begin) >= count + more
         return apart and from_object == from_number and from_page == begin + count
 
     def _close_run(self) -> None:
@@ -126,7 +147,9 @@ class Comparer:
         self._areas: dict[int, dict[int, bytes]] = {}
         # object -> area number -> which of its pages were read in this round
         self._seen: dict[int, dict[int, int]] = {}
-        self._places: dict[bytes, tuple[int, int]] = {}
+        self._places: dict[bytes, tuple[int, int]] = {}  # of pages
+        # Digest of an area or a block -> object and first block. An entry may be out of date.
+        self._pieces: dict[bytes, tuple[int, int]] = {}
 
     def begin(self) -> None:
         """A new round: nothing is seen yet."""
@@ -160,7 +183,8 @@ class Comparer:
             now = xxhash.xxh3_128_digest(content, seed=self.seed)
             if areas.get(area) == now:
                 return
-            self._blocks(number, page, content)
+            if not self._copied(number, page // BLOCK_PAGES, AREA_BLOCKS, now):
+                self._blocks(number, page, content)
             areas[area] = now
             return
         seen[area] = seen.get(area, 0) | ((1 << count) - 1) << first
@@ -183,10 +207,49 @@ class Comparer:
                 whole = xxhash.xxh3_128_digest(piece, seed=self.seed)
                 if before and before[0] == whole:
                     continue
+                if not before and self._copied(number, block, 1, whole):
+                    changed = True
+                    continue
             dirty = self.tally.dirty
             self._pages(number, block, first, piece, whole, before)
             changed |= self.tally.dirty != dirty
         return changed
+
+    def _copied(self, number: int, block: int, count: int, whole: bytes) -> bool:
+        """Whether `count` blocks, of which none was seen before, and which have the digest `whole`
+        together, are elsewhere at the destination, and were sent as a copy of that."""
+        known = self._known.setdefault(number, {})
+        if any(one in known for one in range(block, block + count)):
+            return False
+        place = self._pieces.get(whole)
+        entries = self._entries(place, count, whole) if place else []
+        if not entries:
+            if place or len(self._pieces) < MAX_INDEX:
+                self._pieces[whole] = number, block
+            return False
+        assert place
+        digests = b"".join([entry[1] for entry in entries])
+        if self._zero in digests:  # which take no space there, unless they are copied
+            return False
+        self._batch.copy(
+            number, block * BLOCK_PAGES, digests, place[0], place[1] * BLOCK_PAGES
+        )  # fmt: skip
+        known.update(zip(range(block, block + count), entries, strict=True))
+        self.tally.dirty += count * BLOCK_PAGES
+        self.tally.duplicate += count * BLOCK_PAGES
+        return True
+
+    def _entries(
+        self, place: tuple[int, int], count: int, whole: bytes
+    ) -> list[tuple[bytes, bytes, int]]:
+        """What is known of the blocks from `place` on, when they still have that digest there."""
+        number, block = place
+        known = self._known.get(number, {})
+        if count > 1:
+            area = self._areas.get(number, {}).get(block // AREA_BLOCKS)
+            return [known[block + i] for i in range(count)] if area == whole else []
+        entry = known.get(block)
+        return [entry] if entry and entry[0] == whole else []
 
     def _pages(
         self, number: int, block: int, first: int, content: memoryview, whole: bytes,

@@ -172,7 +172,6 @@ class PageStore:
 
     def _content(self, run: PageRun, digests: memoryview) -> Buffer:
         """What a COPY or CACHED run is to write, checked."""
-        known = [bytes(digests[i : i + DIGEST]) for i in range(0, len(digests), DIGEST)]
         content: Buffer
         if run.kind == COPY:
             source = self._object(run.from_object)
@@ -181,14 +180,15 @@ class PageStore:
             content = self._buffer[: run.count * PAGE]
             self._read(source, run.from_page, content)
         else:
+            known = (bytes(digests[i : i + DIGEST]) for i in range(0, len(digests), DIGEST))
             pages = [self._cached(each) for each in known]
             content = b"".join([page for page in pages if page is not None])
             if len(content) != run.count * PAGE:
                 raise StreamCorrupt("the cache does not have a page that is to come from there")
         view, seed, xxh = memoryview(content), self._seed, xxhash.xxh3_128_digest
-        for i, each in enumerate(known):
-            if xxh(view[i * PAGE : (i + 1) * PAGE], seed=seed) != each:
-                raise StreamCorrupt(f"a page is not here as the source thinks: {run}")
+        found = [xxh(view[i : i + PAGE], seed=seed) for i in range(0, len(view), PAGE)]
+        if b"".join(found) != digests:
+            raise StreamCorrupt(f"a page is not here as the source thinks: {run}")
         return content
 
     def _read(self, source: StoredObject, page: int, into: memoryview) -> None:

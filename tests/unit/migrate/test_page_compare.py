@@ -95,9 +95,9 @@ edges = st.sampled_from([0, BLOCK_PAGES, AREA_PAGES - 1, AREA_PAGES])
 lengths = st.one_of(st.integers(1, PAGES), st.sampled_from([1, BLOCK_PAGES, AREA_PAGES]))
 spans = st.tuples(st.one_of(st.integers(0, PAGES - 1), edges), lengths)
 writes = st.lists(st.tuples(st.sampled_from([1, 2]), spans, contents), max_size=12)
+targets = st.one_of(st.integers(0, PAGES - 1), edges)
 moves = st.lists(
-    st.tuples(st.sampled_from([1, 2]), spans, st.sampled_from([1, 2]), st.integers(0, PAGES - 1)),
-    max_size=3,
+    st.tuples(st.sampled_from([1, 2]), spans, st.sampled_from([1, 2]), targets), max_size=3
 )
 scanned = st.lists(st.tuples(st.sampled_from([1, 2]), spans), min_size=1, max_size=6)
 rounds = st.lists(st.tuples(writes, moves, scanned, st.booleans()), min_size=1, max_size=5)
@@ -113,10 +113,11 @@ def pages_in(ranges: Iterable[tuple[int, int]]) -> set[int]:
 
 
 @settings(deadline=None, max_examples=150)
-@given(rounds=rounds, seed=st.integers(0, 1 << 32))
-def test_the_destination_has_what_was_read(rounds: list[Any], seed: int) -> None:
+@given(rounds=rounds, seed=st.integers(0, 1 << 32), zeros=st.booleans())
+def test_the_destination_has_what_was_read(rounds: list[Any], seed: int, zeros: bool) -> None:
     chance = random.Random(seed)
-    memory = {number: chance.choices(range(10), k=PAGES) for number in (1, 2)}
+    content = range(10) if zeros else range(1, 10)  # without, whole areas are copied
+    memory = {number: chance.choices(content, k=PAGES) for number in (1, 2)}
     with store_lab() as lab:
         pair = Pair(lab)
         pair.announce(1, 2)
@@ -204,6 +205,57 @@ def test_what_is_there_already_is_copied(pair: Pair) -> None:
     tally = pair.round((1, content, 0), (2, content, 0))
     assert (tally.literal, tally.duplicate) == (count, count)
     assert pair.kinds() == [(LITERAL, count), (COPY, count)]
+    pair.has(2, content)
+
+
+def test_all_that_a_forked_child_has_is_copied_by_the_area(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = list(range(100, 100 + 2 * AREA_PAGES))
+    pair.round((1, content, 0))
+    content[AREA_PAGES + 5] = 9  # the child has written there
+    page_by_page: list[int] = []
+    send = pair.comparer._send
+
+    def one_page(number: int, block: int, i: int, *rest: Any) -> None:
+        page_by_page.append(i)
+        send(number, block, i, *rest)
+
+    monkeypatch.setattr(pair.comparer, "_send", one_page)
+    tally = pair.round((2, content, 0))
+    assert (tally.dirty, tally.literal) == (2 * AREA_PAGES, 1)
+    assert len(page_by_page) == BLOCK_PAGES  # of the one block in which it has
+    pair.has(2, content)
+    pair.has(1, content[:AREA_PAGES])
+    assert pair.round((2, content, 0), (1, content[:AREA_PAGES], 0)).dirty == 0
+    # A child of the child, when nobody else has it any more.
+    pair.comparer.forget(1)
+    pair.lab.store.drop([1])
+    pair.announce(3)
+    tally = pair.round((3, content, 0))
+    assert tally.duplicate >= AREA_PAGES
+    pair.has(3, content)
+
+
+def test_an_area_is_not_copied_from_where_it_was(pair: Pair) -> None:
+    content = list(range(100, 100 + AREA_PAGES))
+    pair.round((1, content, 0))
+    pair.round((1, [5], 3))  # no more
+    tally = pair.round((2, content, 0))
+    assert tally.literal == 1  # the page that is there no more
+    pair.has(2, content)
+    pair.round((1, content, 0), (2, [6] * AREA_PAGES, 0))
+    pair.announce(3)
+    pair.round((3, content, 0))
+    pair.has(3, content)
+    pair.has(2, [6] * AREA_PAGES)
+
+
+def test_zeros_within_what_is_copied_take_no_space(pair: Pair) -> None:
+    content = [0, *range(100, 99 + AREA_PAGES)]
+    pair.round((1, content, 0))
+    tally = pair.round((2, content, 0))
+    assert (tally.zero, tally.duplicate) == (1, AREA_PAGES - 1)
     pair.has(2, content)
 
 
