@@ -158,10 +158,15 @@ class DockerHost:
         """When a container (its id) has last been started or connected to a network, in seconds
         since the epoch; None when that was before `since`. (`GET /events`, of which dockerd keeps
         the last 256.)"""
-        span = {"since": f"{since:.6f}", "until": f"{time.time():.6f}"}
         wanted = {"type": ["container", "network"], "event": ["start", "connect"]}
-        with _mapped("read Docker's events"):
-            found = list(self._client.events(**span, filters=wanted, decode=True))
+        asked = {
+            "since": f"{since:.6f}", "until": f"{time.time():.6f}", "filters": json.dumps(wanted),
+        }  # fmt: skip
+        client = self._client
+        with _mapped("read Docker's events"):  # docker-py's own method waits for ever
+            answer = client._get(client._url("/events"), params=asked, timeout=TIMEOUT)
+            client._raise_for_status(answer)
+        found = [json.loads(line) for line in answer.text.splitlines() if line]
         times = [int(e["timeNano"]) / 1e9 for e in found if _is_of(e, container)]
         return max(times, default=None)
 

@@ -4,6 +4,8 @@ that it is time to freeze it."""
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -24,7 +26,8 @@ MAX_PASSES = 3
 # of tests/bench/downtime.py.
 FREEZE, DUMP, RESTORE = 0.01, 0.12, 0.15
 EAGER_RATE = 300e6  # bytes/s at which CRIU reads memory in when it restores (docs/criu-notes.md)
-EVERY, SHARE = 1.0, 4.0  # seconds between two rounds while others are frozen; times a round's own
+# While others are frozen: seconds between two rounds at least, and times what the last one took.
+EVERY, SHARE = 1.0, 9.0
 STALE = 0.2  # seconds; after a longer wait what the rounds have shown is not true any more
 ANSWER = 1800.0  # seconds until a round is stored at the other side
 
@@ -47,7 +50,7 @@ class PreCopy:
         self._throttler = throttler
         self._throttle = Throttle()
         self._calm = False
-        self._began_last = began  # the last round or pass
+        self._ended, self._took = began, 0.0  # the last round, with its pass over the files
         self._predicted: list[float] = []
         self.rounds: list[Round] = []
         self.passes = 0
@@ -56,10 +59,11 @@ class PreCopy:
     def run(self) -> Decision:
         """Go on until the rule says stop. Gives its last decision; a throttle stays."""
         while True:
-            if not self._complete:
-                self._one_pass()
-            if len(self.rounds) < self._limits.max_rounds:
-                self._one_round()
+            with self._taking():
+                if not self._complete:
+                    self._one_pass()
+                if len(self.rounds) < self._limits.max_rounds:
+                    self._one_round()
             self.decision = self._decide()
             if self.decision.stop and self._complete:
                 break
@@ -75,21 +79,27 @@ class PreCopy:
         """Once more all that has changed, if that is worth it: the container runs on although the
         rule has said stop. Gives whether it was.
 
-        `slowly`: while others are to get the processors and the link; else for the last time, when
-        only what changes within a moment goes in the freeze (a moment: as long as a round takes).
-        These rounds are beyond --max-rounds, but where no rounds are wanted there are none.
+        `slowly`: while others are to get the processors, the link and the disk; else for the last
+        time, when only what changes within a moment goes in the freeze (a moment: as long as a
+        round takes). These rounds are beyond --max-rounds, but where no rounds are wanted there are
+        none.
         """
-        length = time.monotonic() - self._began_last
-        took = self.rounds[-1].seconds if self.rounds else 0.0
-        due = max(EVERY, SHARE * took) if slowly else max(STALE, took)
-        if length < due:
+        due = max(EVERY, SHARE * self._took) if slowly else max(STALE, self._took)
+        if time.monotonic() - self._ended < due:
             return False
-        self._began_last = time.monotonic()
-        self._one_pass()
-        if self._limits.max_rounds:
-            self._one_round()
-            self.decision = replace(self.decision, predicted=self._predicted[-1])
+        with self._taking():
+            self._one_pass()
+            if self._limits.max_rounds:
+                self._one_round()
+                self.decision = replace(self.decision, predicted=self._predicted[-1])
         return True
+
+    @contextmanager
+    def _taking(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._ended = time.monotonic()
+        self._took = self._ended - began
 
     def lift(self) -> None:
         """End the throttle."""
@@ -97,7 +107,6 @@ class PreCopy:
             self._throttler.lift()
 
     def _one_pass(self) -> None:
-        self._began_last = time.monotonic()
         report = self._files.run(final=False)
         expect(self._channel, Done, ANSWER)
         self.passes += 1
@@ -108,7 +117,7 @@ class PreCopy:
         )
 
     def _one_round(self) -> None:
-        started = self._began_last = time.monotonic()
+        started = time.monotonic()
         tally = self._memory.round()
         expect(self._channel, Done, ANSWER)
         seconds = time.monotonic() - started

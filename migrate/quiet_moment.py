@@ -13,7 +13,7 @@ from migrate.precopy import PreCopy
 from migrate.progress import Progress
 
 HEALTH = 10.0  # seconds that a health check may go on
-AGAIN = 1.0  # seconds, for one that begins when the wait is over
+LOOKS = 2  # at it in our turn: others wait for theirs
 LATE = 0.5  # seconds that a message of Docker may come late, on a busy host
 PAUSE = 0.05
 NOTABLE = 0.2  # seconds of waiting
@@ -41,29 +41,39 @@ def await_moment(
 
     began = time.monotonic()
     after_announcements(docker, container, networks, check)
-    between_health_checks(docker, container)
+    between_health_checks(docker, container, check=check)
     quiet = time.monotonic() - began
     waited = turn.wait(meanwhile)
-    between_health_checks(docker, container, AGAIN)
     if quiet > NOTABLE:
         progress.note(f"waited {quiet:.1f} s for what Docker does with the container")
     if waited > NOTABLE:
         progress.note(f"waited {waited:.1f} s for another container to be restored")
-    precopy.keep_up(slowly=False)
+    for _ in range(LOOKS):
+        precopy.keep_up(slowly=False)
+        if not checks_health(docker.inspect_container(container)):
+            return
+        precopy.lift()  # less CPU for it is less for its check
+        between_health_checks(docker, container, check=check)
+
+
+def checks_health(container: dict[str, Any]) -> bool:
+    """Whether a health check of an inspected container is running: it is a `docker exec`, whose
+    other end is a client here (moby, health.go)."""
+    return bool(container["Config"].get("Healthcheck") and container.get("ExecIDs"))
 
 
 def between_health_checks(
-    docker: DockerHost, name: str, patience: float = HEALTH
-) -> dict[str, Any]:
-    """Inspect a container; if it has a health check, as soon as that does not run, for `patience`
-    seconds at most. (It is a `docker exec`, whose other end is a client here: moby, health.go.)
-    """
+    docker: DockerHost, name: str, patience: float = HEALTH,
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Inspect a container as soon as no health check runs, or after `patience` seconds; `check`
+    raises when the wait is to end."""
     deadline = time.monotonic() + patience
     while True:
         container = docker.inspect_container(name)
-        checked = container["Config"].get("Healthcheck") and container.get("ExecIDs")
-        if not checked or time.monotonic() > deadline:
+        if not checks_health(container) or time.monotonic() > deadline:
             return container
+        check()
         time.sleep(PAUSE)
 
 

@@ -364,7 +364,7 @@ def test_when_a_container_was_last_plugged_in(daemon: Daemon) -> None:
         event("container", "other", 6_000_000_000),
         event("network", "net", 7_000_000_000, container="other"),
     ]
-    said = Chunked(b"".join(json.dumps(one).encode() for one in events))
+    said = Chunked(b"".join(json.dumps(one).encode() + b"\n" for one in events))
     daemon.answers["GET /events"] = 200, said
     assert daemon.host.last_plugged("app", since=3.0) == 5.5
     assert daemon.host.last_plugged("gone", since=3.0) is None

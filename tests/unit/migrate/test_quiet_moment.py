@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,13 @@ import pytest
 
 from migrate import quiet_moment
 from migrate.networks import NetworkSpec
-from migrate.quiet_moment import after_announcements, announced_for, between_health_checks
+from migrate.progress import Progress
+from migrate.quiet_moment import (
+    after_announcements,
+    announced_for,
+    await_moment,
+    between_health_checks,
+)
 
 MESSAGES, INTERVAL = quiet_moment.MESSAGES[0], quiet_moment.INTERVAL[0]
 
@@ -31,6 +38,56 @@ def test_a_health_check_is_waited_for_and_nothing_else(
     seen = between_health_checks(docker, "app", patience)
     assert 3 - len(running) in (looks, looks - (patience == 0.0))
     assert bool(seen["ExecIDs"]) == (looks < 3)
+
+
+class Amid:
+    """A container with a health check that runs at the given looks; what is done is in `log`."""
+
+    def __init__(self, *running: bool) -> None:
+        self.running = list(running)
+        self.log: list[str] = []
+
+    def inspect_container(self, name: str) -> dict[str, Any]:
+        runs = self.running.pop(0) if self.running else False
+        self.log.append("check" if runs else "quiet")
+        return {"Config": {"Healthcheck": {"Test": ["x"]}}, "ExecIDs": ["e"] if runs else None}
+
+    def keep_up(self, *, slowly: bool) -> bool:
+        self.log.append("meanwhile" if slowly else "last round")
+        return True
+
+    def lift(self) -> None:
+        self.log.append("lift")
+
+    def wait(self, meanwhile: Callable[[], object]) -> float:
+        self.log.append("turn")
+        meanwhile()
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("running", "log"),
+    [
+        ((), ["quiet", "turn", "meanwhile", "last round", "quiet"]),
+        ((True, False), ["check", "quiet", "turn", "meanwhile", "last round", "quiet"]),
+        (
+            (False, True, True),  # one begins while it waits for its turn
+            ["quiet", "turn", "meanwhile", "last round", "check", "lift", "check", "quiet",
+             "last round", "quiet"],
+        ),
+        (
+            (False, True, False, True, False),  # it does nothing else
+            ["quiet", "turn", "meanwhile", "last round", "check", "lift", "quiet",
+             "last round", "check", "lift", "quiet"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_looked_at_last_is_the_health_check(
+    running: tuple[bool, ...], log: list[str]
+) -> None:
+    world: Any = Amid(*running)
+    await_moment(world, "id", [], world, world, lambda: None, Progress(quiet=True))
+    assert world.log == log
 
 
 def network(**options: str) -> NetworkSpec:
