@@ -17,6 +17,7 @@ from migrate.errors import OtherRun
 from migrate.evacuated import Record, Records
 from migrate.host_facts import HostFacts, facts
 from migrate.host_setup import known_host_id, make_state_dirs
+from migrate.journal import read_all
 from migrate.pairing import Candidate, Host, published
 from migrate.plan import LeftOut, Move, Plan, Planner, with_left_out
 from migrate.progress_many import Quiet
@@ -81,6 +82,7 @@ class Evacuation:
         self._names = choose(listed, wish)
         self.notes = unmatched(listed, wish)
         self._planner: Planner | None = None
+        self._ids: dict[str, str] = {}
         self.parallel = settings.parallel
 
     @property
@@ -94,6 +96,7 @@ class Evacuation:
             self.parallel = fitting_parallel(
                 candidates, self._here.free_memory, self._settings.bwlimit
             )
+        self._ids = {one.name: one.spec.source_id for one in candidates}
         there: list[Host] = []
         left_out: list[LeftOut] = []
         if candidates:
@@ -132,9 +135,22 @@ class Evacuation:
         runner.run()
         for job in schedule.jobs.values():  # a failed try may have waited for the next one
             if job.attempts and job.state != MOVED:
+                if job.doubt and still_here(self._docker, self._ids[job.name]):
+                    job.doubt = ""
                 note(records, job, earlier)
         seconds = time.monotonic() - began
         return of_jobs("evacuate", plan, [*schedule.jobs.values()], seconds, runner.interrupted)
+
+
+def still_here(docker: DockerHost, container: str) -> bool:
+    """Whether a container runs on this host as before, whatever a `migrate` of it has said: with no
+    session left that may have frozen it, or may end it yet. When that cannot be told: no."""
+    try:
+        runs = docker.inspect_container(container)["State"].get("Running")
+    except Failure:
+        return False
+    open_here = any(one.role == "source" and one.container == container for one in read_all())
+    return bool(runs) and not open_here
 
 
 def went_to(records: Sequence[Record], hosts: Sequence[str]) -> dict[str, set[str]]:

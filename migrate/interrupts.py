@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -77,8 +78,13 @@ class Interrupts:
 
 class Stops(Interrupts):
     """For the planning of a run, which goes on when one of many things fails: each signal raises
-    KeyboardInterrupt with its name, which nothing there takes for such a failure."""
+    KeyboardInterrupt with its name, which nothing there takes for such a failure. One that comes
+    within a second after another is the same wish."""
+
+    _raised = -1.0
 
     def _arrived(self, number: int, frame: FrameType | None) -> None:
-        if not self._held:
+        now = time.monotonic()
+        if not self._held and not 0 <= now - self._raised < 1:
+            self._raised = now
             raise KeyboardInterrupt(signal.Signals(number).name)

@@ -50,19 +50,28 @@ class Runner:
         self._signalled = asyncio.Event()
 
     def run(self) -> None:
-        """Returns when every migration has ended, also after a signal."""
-        before = {number: signal.getsignal(number) for number in heeded()}
+        """Returns when every migration has ended, also after a signal. From then on signals are
+        ignored: there is nothing to do any more but to say so."""
+        numbers = heeded()
         try:
-            asyncio.run(self._run())
+            asyncio.run(self._run(numbers))
         finally:
-            for number, handler in before.items():  # asyncio leaves the default ones: to be killed
-                signal.signal(number, handler)
+            # asyncio leaves the default handlers behind: to be killed. `_run` has blocked them.
+            for number in numbers:
+                signal.signal(number, signal.SIG_IGN)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
         self._shown.close()
 
-    async def _run(self) -> None:
+    async def _run(self, numbers: Sequence[signal.Signals]) -> None:
         loop = asyncio.get_running_loop()
-        for number in heeded():
+        for number in numbers:
             loop.add_signal_handler(number, self._signal, number)
+        try:
+            await self._until_over(loop)
+        finally:
+            signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+
+    async def _until_over(self, loop: asyncio.AbstractEventLoop) -> None:
         signalled = loop.create_task(self._signalled.wait())
         while not self._schedule.over:
             for job in self._schedule.ready(time.monotonic()):

@@ -30,6 +30,7 @@ from migrate.command_evacuate import run_of, show
 from migrate.errors import BadPlan, DockerUnavailable, Interrupted, NoSpace, OtherRun
 from migrate.evacuate import MOST, Settings, fitting_parallel, move_words, only_run
 from migrate.evacuated import Record, Records
+from migrate.journal import Header
 from migrate.plan import Move, Plan, Planner
 from migrate.progress_many import Quiet
 from migrate.run_report import of_jobs, of_plan
@@ -141,6 +142,34 @@ def test_what_may_have_left_stays_on_record(tmp_path: Path, state: str) -> None:
     assert [one.host for one in records.all()] == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("state", "session", "here"),
+    [
+        ({"Running": True}, None, True),
+        ({"Running": True}, "destination", True),
+        ({"Running": True}, "source", False),  # it may be frozen, until that is settled
+        ({"Running": False}, None, False),
+        (DockerUnavailable("no"), None, False),
+    ],
+)
+def test_whether_it_is_still_here(
+    monkeypatch: pytest.MonkeyPatch, state: Any, session: str | None, here: bool
+) -> None:
+    class Asked:
+        def inspect_container(self, name: str) -> dict[str, Any]:
+            if isinstance(state, Exception):
+                raise state
+            return {"State": state}
+
+    headers = [
+        Header("5" * 16, "source", "another", "x", "b", 0.0),
+        *([Header("6" * 16, session, "id", "web", "b", 0.0)] if session else []),
+    ]
+    monkeypatch.setattr(evacuate, "read_all", lambda: headers)
+    asked: Any = Asked()
+    assert evacuate.still_here(asked, "id") is here
+
+
 def test_a_disk_that_becomes_read_only_does_not_end_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,8 +186,11 @@ def test_a_disk_that_becomes_read_only_does_not_end_the_run(
     return_home.note(records, job(state=MOVED, result=Result(0)))
 
 
-def test_a_failed_try_that_waited_for_the_next_one_leaves_no_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("code", "here", "kept"), [(51, True, []), (53, True, []), (53, False, ["web"])]
+)
+def test_a_failed_try_leaves_a_record_only_when_it_may_have_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, here: bool, kept: list[str]
 ) -> None:
     """It failed once, was to be tried again, and then the run was interrupted."""
 
@@ -166,21 +198,22 @@ def test_a_failed_try_that_waited_for_the_next_one_leaves_no_record(
         def run(self) -> None:
             for one in self._schedule.ready(0.0):
                 self._begins(one)
-                self._schedule.ended(one.name, Result(51, "no"), 0.0)
+                self._schedule.ended(one.name, Result(code, "no"), 0.0)
                 self._ended(one)
             self._schedule.stop("interrupted by SIGTERM")
 
     for name, value in (
         ("DockerHost", Docker), ("facts", lambda: FACTS), ("make_state_dirs", lambda: None),
-        ("Runner", Ended), ("RUN", tmp_path),
+        ("Runner", Ended), ("RUN", tmp_path), ("still_here", lambda docker, ident: here),
     ):  # fmt: skip
         monkeypatch.setattr(evacuate, name, value)
     records = Records(tmp_path / "records")
     evacuation = evacuate.Evacuation(Wish(), Settings(parallel=1))
     evacuation._planner = Planner(FACTS, [], [])
+    evacuation._ids = {"web": "id"}
     report = evacuation.run(Plan((Move("web", "b", ""),), ()), 0, Quiet(), records)
     assert [one.outcome for one in report.containers] == [LEFT]
-    assert records.all() == []
+    assert [record.name for record in records.all()] == kept
 
 
 def test_an_evacuation_says_which_selector_matches_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -32,11 +33,17 @@ def test_after_hold_nothing_is_heard(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-def test_what_stops_a_planning_is_no_failure_and_can_come_twice(number: signal.Signals) -> None:
+def test_what_stops_a_planning_is_no_failure_and_can_come_again(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.5
+    monkeypatch.setattr("migrate.interrupts.time", SimpleNamespace(monotonic=lambda: now))
     with Stops() as stops:
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt, match=number.name):
                 os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)  # while the end is being told
+            now += 2
         stops.hold()
         os.kill(os.getpid(), number)
 
