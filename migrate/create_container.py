@@ -74,7 +74,8 @@ def _create_as(docker: DockerHost, journal: Journal, spec: ContainerSpec, image:
     unborn = journal.push(RemoveUnborn(spec.name, time.time()))
     try:
         container = docker.create_container(body, spec.name)
-    except NameTaken:  # surely not made by us, but perhaps by another migration just now
+    except (NameTaken, PlacementFailed):
+        # dockerd says no: not made by us, but perhaps by another migration just now
         journal.drop(unborn)
         raise
     journal.push(RemoveContainer(container))

@@ -71,7 +71,10 @@ def test_volumes_of_a_create_that_failed_are_noted(journal: Journal) -> None:
     ]
 
 
-@pytest.mark.parametrize(("failure", "noted"), [(NameTaken("no"), 0), (DockerUnavailable("?"), 1)])
+@pytest.mark.parametrize(
+    ("failure", "noted"),
+    [(NameTaken("no"), 0), (PlacementFailed("no"), 0), (DockerUnavailable("?"), 1)],
+)
 def test_the_container_of_another_migration_is_not_removed(
     journal: Journal, failure: Failure, noted: int
 ) -> None:
