@@ -291,6 +291,7 @@ class Destination:
         """After the freeze: make the record durable, the container what it was at the source."""
         begun, journal = self._session
         journal.phase(RUNNING)
+        lineage.note(journal.header.container, self.container)
         if not self._held or not self.placement:
             raise StreamCorrupt("`Commit` came before `Prepare`")
         try:
@@ -299,7 +300,6 @@ class Destination:
             self._start_failed = failed.message
             raise
         self.network.settle()
-        lineage.note(journal.header.container, self.container)
         if restarts(begun.spec.restart_policy):
             self.docker.set_restart_policy(self.container, begun.spec.restart_policy)
         for old in self.placement.remove:

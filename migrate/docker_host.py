@@ -166,7 +166,7 @@ class DockerHost:
         with _mapped("read Docker's events"):  # docker-py's own method waits for ever
             answer = client._get(client._url("/events"), params=asked, timeout=TIMEOUT)
             client._raise_for_status(answer)
-        found = [json.loads(line) for line in answer.text.splitlines() if line]
+        found = [json.loads(line) for line in answer.content.splitlines() if line]
         times = [int(e["timeNano"]) / 1e9 for e in found if _is_of(e, container)]
         return max(times, default=None)
 

@@ -133,24 +133,25 @@ class Evacuation:
             lock,
         )  # fmt: skip
         runner.run()
-        for job in schedule.jobs.values():  # a failed try may have waited for the next one
-            if job.attempts and job.state != MOVED:
-                if job.doubt and still_here(self._docker, self._ids[job.name]):
-                    job.doubt = ""
-                note(records, job, earlier)
+        tried = [job for job in schedule.jobs.values() if job.attempts and job.state != MOVED]
+        here = surely_here(self._docker) if any(job.doubt for job in tried) else set()
+        for job in tried:  # a failed try may have waited for the next one, too
+            if self._ids.get(job.name) in here:
+                job.doubt = ""
+            note(records, job, earlier)
         seconds = time.monotonic() - began
         return of_jobs("evacuate", plan, [*schedule.jobs.values()], seconds, runner.interrupted)
 
 
-def still_here(docker: DockerHost, container: str) -> bool:
-    """Whether a container runs on this host as before, whatever a `migrate` of it has said: with no
-    session left that may have frozen it, or may end it yet. When that cannot be told: no."""
+def surely_here(docker: DockerHost) -> set[str]:
+    """The ids of the containers that run on this host as before, whatever a `migrate` of them has
+    said: with no session left that may have frozen them, or may end them yet."""
+    left = {one.container for one in read_all() if one.role == "source"}  # first: they come to ends
     try:
-        runs = docker.inspect_container(container)["State"].get("Running")
+        listed = docker.containers()
     except Failure:
-        return False
-    open_here = any(one.role == "source" and one.container == container for one in read_all())
-    return bool(runs) and not open_here
+        return set()
+    return {str(item["Id"]) for item in listed if item.get("State") == "running"} - left
 
 
 def went_to(records: Sequence[Record], hosts: Sequence[str]) -> dict[str, set[str]]:

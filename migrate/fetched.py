@@ -16,6 +16,7 @@ from migrate import failure_logs, lineage
 from migrate.agent import claim_streams
 from migrate.agent_link import CALLER
 from migrate.caller_link import CallerLink, Report, Streams
+from migrate.candidates import name_of
 from migrate.docker_host import DockerHost
 from migrate.errors import Busy
 from migrate.host_setup import make_state_dirs
@@ -54,8 +55,10 @@ def main(given: argparse.Namespace) -> int:
 
 def _move(given: argparse.Namespace, link: CallerLink) -> str:
     # What is on record at the caller may be an id that the container had before it was elsewhere.
-    there = [str(item["Id"]) for item in DockerHost().containers()]
-    given.container = lineage.heir(given.container, there) or given.container
+    there = {str(item["Id"]): name_of(item) for item in DockerHost().containers()}
+    heir = lineage.heir(given.container, there)
+    if heir and heir != given.container:
+        given.container = there[heir]
     options = options_of(given, link.peer)
     try:
         summary = Migration(options, Progress(quiet=True), lambda _: link).run()

@@ -188,7 +188,7 @@ def containers_at(name: str) -> dict[str, bool]:
     """
     with AgentLink(name) as link:
         link.greet(looks=True)
-        offer = call(link.channel, Survey(), Offer, ANSWER)
+        offer = call(link.channel, Survey(heirs=True), Offer, ANSWER)
     found: dict[str, bool] = {}
     for item in offer.view.containers:
         runs = item.get("State") in ("running", "paused", "restarting")

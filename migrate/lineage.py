@@ -38,20 +38,23 @@ def note(old: str, new: str, place: Path = PLACE) -> None:
 
 def heir(ident: str, there: Collection[str], place: Path = PLACE) -> str:
     """As what a container goes on that was known as `ident`: one of the ids `there`, or ""."""
-    moves = _read(place)
-    passed: set[str] = set()
-    while ident not in there:
-        passed.add(ident)
-        ident = moves.get(ident, "")
-        if not ident or ident in passed:
-            return ""
-    return ident
+    return ident if ident in there else heirs(there, place).get(ident, "")
 
 
 def heirs(there: Collection[str], place: Path = PLACE) -> dict[str, str]:
     """All former ids of the containers `there`, with those that they have now."""
-    found = {ident: heir(ident, there, place) for ident in _read(place) if ident not in there}
-    return {old: new for old, new in found.items() if new}
+    before: dict[str, list[str]] = {}
+    for old, new in _read(place).items():
+        before.setdefault(new, []).append(old)
+    found = {ident: ident for ident in there}
+    todo = list(found)
+    while todo:
+        ident = todo.pop()
+        for old in before.get(ident, ()):
+            if old not in found:
+                found[old] = found[ident]
+                todo.append(old)
+    return {old: new for old, new in found.items() if old != new}
 
 
 def _read(place: Path) -> dict[str, str]:

@@ -216,9 +216,10 @@ class HostPort(msgspec.Struct, frozen=True):
 
 class Survey(Message):
     """What could this host take in? Changes nothing. `ports`: that containers would publish here;
-    they are tried. Answered by `Offer`."""
+    they are tried; `heirs`: whether those are to be told. Answered by `Offer`."""
 
     ports: tuple[HostPort, ...] = ()
+    heirs: bool = False
 
 
 class AskOutcome(Message):

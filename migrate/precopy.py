@@ -4,8 +4,6 @@ that it is time to freeze it."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -28,6 +26,7 @@ FREEZE, DUMP, RESTORE = 0.01, 0.12, 0.15
 EAGER_RATE = 300e6  # bytes/s at which CRIU reads memory in when it restores (docs/criu-notes.md)
 # While others are frozen: seconds between two rounds at least, and times what the last one took.
 EVERY, SHARE = 1.0, 9.0
+MUCH = 1.25  # times the downtime that was promised
 STALE = 0.2  # seconds; after a longer wait what the rounds have shown is not true any more
 ANSWER = 1800.0  # seconds until a round is stored at the other side
 
@@ -50,7 +49,9 @@ class PreCopy:
         self._throttler = throttler
         self._throttle = Throttle()
         self._calm = False
-        self._ended, self._took = began, 0.0  # the last round, with its pass over the files
+        self._ended = began  # the last round, or pass
+        self._took = 0.0  # the last round, with the pass before it
+        self._promised = limits.max_downtime
         self._predicted: list[float] = []
         self.rounds: list[Round] = []
         self.passes = 0
@@ -59,14 +60,16 @@ class PreCopy:
     def run(self) -> Decision:
         """Go on until the rule says stop. Gives its last decision; a throttle stays."""
         while True:
-            with self._taking():
-                if not self._complete:
-                    self._one_pass()
-                if len(self.rounds) < self._limits.max_rounds:
-                    self._one_round()
+            began = time.monotonic()
+            if not self._complete:
+                self._one_pass()
+            if len(self.rounds) < self._limits.max_rounds:
+                self._one_round()
+            self._took = time.monotonic() - began
             self.decision = self._decide()
             if self.decision.stop and self._complete:
                 break
+        self._promised = max(self.decision.predicted, self._limits.max_downtime)
         said = f"pre-copy ends: {self.decision.sentence}"
         self._progress.note(f"{said} (predicted downtime {self.decision.predicted * 1000:.0f} ms)")
         return self.decision
@@ -81,25 +84,22 @@ class PreCopy:
 
         `slowly`: while others are to get the processors, the link and the disk; else for the last
         time, when only what changes within a moment goes in the freeze (a moment: as long as a
-        round takes). These rounds are beyond --max-rounds, but where no rounds are wanted there are
-        none.
+        round takes), and once more when that was much. These rounds are beyond --max-rounds, but
+        where no rounds are wanted there are none.
         """
-        due = max(EVERY, SHARE * self._took) if slowly else max(STALE, self._took)
+        last = self.rounds[-1].seconds if self.rounds else 0.0
+        due = max(EVERY, SHARE * self._took) if slowly else max(STALE, last)
         if time.monotonic() - self._ended < due:
             return False
-        with self._taking():
-            self._one_pass()
-            if self._limits.max_rounds:
-                self._one_round()
-                self.decision = replace(self.decision, predicted=self._predicted[-1])
-        return True
-
-    @contextmanager
-    def _taking(self) -> Iterator[None]:
         began = time.monotonic()
-        yield
-        self._ended = time.monotonic()
-        self._took = self._ended - began
+        self._one_pass()
+        if self._limits.max_rounds:
+            self._one_round()
+            if not slowly and self._predicted[-1] > MUCH * self._promised:
+                self._one_round()
+            self.decision = replace(self.decision, predicted=self._predicted[-1])
+        self._took = time.monotonic() - began
+        return True
 
     def lift(self) -> None:
         """End the throttle."""
@@ -109,6 +109,7 @@ class PreCopy:
     def _one_pass(self) -> None:
         report = self._files.run(final=False)
         expect(self._channel, Done, ANSWER)
+        self._ended = time.monotonic()
         self.passes += 1
         self._calm = report.dirty_bytes < CALM and not report.failed
         self._progress.note(
@@ -120,7 +121,8 @@ class PreCopy:
         started = time.monotonic()
         tally = self._memory.round()
         expect(self._channel, Done, ANSWER)
-        seconds = time.monotonic() - started
+        self._ended = time.monotonic()
+        seconds = self._ended - started
         one = round_of(len(self.rounds) + 1, started - self._began, seconds, tally)
         self.rounds.append(one)
         self._progress.advance(one.sent)

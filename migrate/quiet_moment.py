@@ -13,7 +13,7 @@ from migrate.precopy import PreCopy
 from migrate.progress import Progress
 
 HEALTH = 10.0  # seconds that a health check may go on
-LOOKS = 2  # at it in our turn: others wait for theirs
+IN_TURN = 2.0  # seconds, for one that has begun since: others wait for their turn
 LATE = 0.5  # seconds that a message of Docker may come late, on a busy host
 PAUSE = 0.05
 NOTABLE = 0.2  # seconds of waiting
@@ -48,12 +48,10 @@ def await_moment(
         progress.note(f"waited {quiet:.1f} s for what Docker does with the container")
     if waited > NOTABLE:
         progress.note(f"waited {waited:.1f} s for another container to be restored")
-    for _ in range(LOOKS):
+    precopy.keep_up(slowly=False)
+    if checks_health(docker.inspect_container(container)):
+        between_health_checks(docker, container, IN_TURN, check)
         precopy.keep_up(slowly=False)
-        if not checks_health(docker.inspect_container(container)):
-            return
-        precopy.lift()  # less CPU for it is less for its check
-        between_health_checks(docker, container, check=check)
 
 
 def checks_health(container: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ import contextlib
 import time
 from pathlib import Path
 
-from migrate import forward, forward_store, hooks
+from migrate import forward, forward_store, hooks, lineage
 from migrate.docker_host import DockerHost
 from migrate.errors import AgentFailed, Busy, ContainerNotFound
 from migrate.held_restore import PENDING, supervisor_is_done
@@ -95,6 +95,7 @@ def _came_to_run(journal: Journal) -> bool:
 def _settle(journal: Journal) -> None:
     """The container is ours: do what its agent had left to do (Destination.settle)."""
     docker = DockerHost()
+    lineage.note(journal.header.container, _container(journal))
     if restarts(journal.header.policy):
         with contextlib.suppress(ContainerNotFound):  # it may have ended since, and been --rm
             docker.set_restart_policy(_container(journal), journal.header.policy)

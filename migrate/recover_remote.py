@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from migrate import frontend, hooks
+from migrate import frontend, hooks, lineage
 from migrate.agent_link import AgentLink, link_to
 from migrate.errors import AgentFailed, Busy, OutcomeUnknown
 from migrate.fetch import recover_destination
@@ -85,6 +85,7 @@ def _ask(journal: Journal, link: LinkTo) -> str:
         if answer.owner == "destination" or CONFIRMED in journal.phases:
             if CONFIRMED not in journal.phases:
                 journal.phase(CONFIRMED)
+            lineage.note(header.container, answer.container)
             end_source_copy(journal)
             journal.tidy()
             call(peer.channel, Finish(), Done, ANSWER)

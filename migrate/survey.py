@@ -30,7 +30,7 @@ def survey(asked: Survey) -> Offer:
         load=os.getloadavg()[0],
         probe="" if probed.ok else probed.reason,
         refused=tuple(refused(asked.ports)),
-        heirs=heirs([str(item["Id"]) for item in view.containers]),
+        heirs=heirs([str(item["Id"]) for item in view.containers]) if asked.heirs else {},
     )
 
 

@@ -142,32 +142,31 @@ def test_what_may_have_left_stays_on_record(tmp_path: Path, state: str) -> None:
     assert [one.host for one in records.all()] == ["b"]
 
 
-@pytest.mark.parametrize(
-    ("state", "session", "here"),
-    [
-        ({"Running": True}, None, True),
-        ({"Running": True}, "destination", True),
-        ({"Running": True}, "source", False),  # it may be frozen, until that is settled
-        ({"Running": False}, None, False),
-        (DockerUnavailable("no"), None, False),
-    ],
-)
-def test_whether_it_is_still_here(
-    monkeypatch: pytest.MonkeyPatch, state: Any, session: str | None, here: bool
-) -> None:
+def test_which_are_surely_still_here(monkeypatch: pytest.MonkeyPatch) -> None:
     class Asked:
-        def inspect_container(self, name: str) -> dict[str, Any]:
-            if isinstance(state, Exception):
-                raise state
-            return {"State": state}
+        def containers(self) -> list[dict[str, Any]]:
+            log.append("containers")
+            return [{"Id": one, "State": state} for one, state in states.items()]
 
-    headers = [
-        Header("5" * 16, "source", "another", "x", "b", 0.0),
-        *([Header("6" * 16, session, "id", "web", "b", 0.0)] if session else []),
-    ]
-    monkeypatch.setattr(evacuate, "read_all", lambda: headers)
+    def headers() -> list[Header]:
+        log.append("journals")
+        return [
+            Header("5" * 16, "source", "leaving", "x", "b", 0.0),
+            Header("6" * 16, "destination", "here", "y", "b", 0.0),
+        ]
+
+    log: list[str] = []
+    states = {"here": "running", "leaving": "running", "ended": "exited", "paused": "paused"}
+    monkeypatch.setattr(evacuate, "read_all", headers)
     asked: Any = Asked()
-    assert evacuate.still_here(asked, "id") is here
+    assert evacuate.surely_here(asked) == {"here"}
+    assert log == ["journals", "containers"]  # else a guard could end one in between
+
+    def fails() -> None:
+        raise DockerUnavailable("no")
+
+    asked.containers = fails
+    assert evacuate.surely_here(asked) == set()
 
 
 def test_a_disk_that_becomes_read_only_does_not_end_the_run(
@@ -204,7 +203,8 @@ def test_a_failed_try_leaves_a_record_only_when_it_may_have_left(
 
     for name, value in (
         ("DockerHost", Docker), ("facts", lambda: FACTS), ("make_state_dirs", lambda: None),
-        ("Runner", Ended), ("RUN", tmp_path), ("still_here", lambda docker, ident: here),
+        ("Runner", Ended), ("RUN", tmp_path),
+        ("surely_here", lambda docker: {"id"} if here else set()),
     ):  # fmt: skip
         monkeypatch.setattr(evacuate, name, value)
     records = Records(tmp_path / "records")

@@ -45,12 +45,45 @@ def test_one_that_is_there_is_itself(place: Path) -> None:
     assert heirs([A, B], place) == {}
 
 
-@given(st.lists(st.tuples(st.sampled_from([A, B, C, D]), st.sampled_from([A, B, C, D]))))
-def test_circles_end(moves: list[tuple[str, str]]) -> None:
+@given(
+    st.lists(st.tuples(st.sampled_from([A, B, C, D]), st.sampled_from([A, B, C, D]))),
+    st.sets(st.sampled_from([A, B, C, D])),
+)
+def test_each_has_the_first_heir_that_is_there_and_circles_end(
+    moves: list[tuple[str, str]], there: set[str]
+) -> None:
     found = dict(moves)
+
+    def followed(ident: str) -> str:
+        for _ in range(len(found) + 1):
+            if ident in there:
+                return ident
+            ident = found.get(ident, "")
+        return ""
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lineage, "_read", lambda _: found)
-        assert set(heirs([D], Path("x")).values()) <= {D}
+        expected = {one: to for one in found if one not in there and (to := followed(one))}
+        assert heirs(there, Path("x")) == expected
+        for one in (A, B, C, D):
+            assert heir(one, there, Path("x")) == followed(one)
+
+
+def test_thousands_of_moves_are_looked_up_at_once(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"{number:064x}" for number in range(lineage.MOST)]
+    place.write_text("".join(f"{old} {new}\n" for old, new in pairwise(ids)))
+    read: list[Path] = []
+    reads = lineage._read
+
+    def counted(place: Path) -> dict[str, str]:
+        read.append(place)
+        return reads(place)
+
+    monkeypatch.setattr(lineage, "_read", counted)
+    assert len(heirs([ids[-1]], place)) == lineage.MOST - 1
+    assert read == [place]
 
 
 def test_the_latest_move_counts(place: Path) -> None:

@@ -154,7 +154,7 @@ def test_what_changes_during_a_wait_is_sent() -> None:
 
 @pytest.mark.parametrize(
     ("since", "slowly", "due"),
-    [(0.0, False, False), (0.3, False, False), (0.8, False, True), (0.8, True, False),
+    [(0.0, False, False), (0.3, False, False), (0.6, False, True), (0.8, True, False),
      (4.0, True, False), (6.0, True, True)],
 )  # fmt: skip
 def test_a_round_is_worth_it_when_the_last_is_longer_ago_than_it_took(
@@ -164,6 +164,35 @@ def test_a_round_is_worth_it_when_the_last_is_longer_ago_than_it_took(
     world.precopy.run()
     CLOCK.now += since
     assert world.precopy.keep_up(slowly=slowly) is due
+
+
+def test_a_pass_over_many_files_is_no_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes 5 s; what was written to memory meanwhile is not left to the freeze for it."""
+    world = World([262_144, 10], QUIET, Limits(0.0, 30))
+    files: Any = world.precopy._files
+    run = files.run
+
+    def slowly(*, final: bool) -> PassReport:
+        CLOCK.now += 5.0
+        done: PassReport = run(final=final)
+        return done
+
+    monkeypatch.setattr(files, "run", slowly)
+    world.precopy.run()
+    CLOCK.now += 60.0
+    assert world.precopy.keep_up(slowly=True)
+    CLOCK.now += 4.9
+    assert not world.precopy.keep_up(slowly=True)
+    assert world.precopy.keep_up(slowly=False)
+
+
+def test_a_last_round_that_was_long_is_followed_by_another() -> None:
+    world = World([262_144, 10, 200_000, 20], QUIET, Limits(0.5, 30))
+    world.precopy.run()
+    CLOCK.now += 9.0
+    assert world.precopy.keep_up(slowly=False)
+    assert [one.dirty for one in world.precopy.rounds] == [262_144, 10, 200_000, 20]
+    assert world.precopy.decision.predicted < 1.0
 
 
 def test_a_wait_gives_rounds_only_where_there_are_some() -> None:

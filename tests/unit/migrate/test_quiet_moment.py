@@ -56,9 +56,6 @@ class Amid:
         self.log.append("meanwhile" if slowly else "last round")
         return True
 
-    def lift(self) -> None:
-        self.log.append("lift")
-
     def wait(self, meanwhile: Callable[[], object]) -> float:
         self.log.append("turn")
         meanwhile()
@@ -72,17 +69,11 @@ class Amid:
         ((True, False), ["check", "quiet", "turn", "meanwhile", "last round", "quiet"]),
         (
             (False, True, True),  # one begins while it waits for its turn
-            ["quiet", "turn", "meanwhile", "last round", "check", "lift", "check", "quiet",
-             "last round", "quiet"],
-        ),
-        (
-            (False, True, False, True, False),  # it does nothing else
-            ["quiet", "turn", "meanwhile", "last round", "check", "lift", "quiet",
-             "last round", "check", "lift", "quiet"],
+            ["quiet", "turn", "meanwhile", "last round", "check", "check", "quiet", "last round"],
         ),
     ],
 )  # fmt: skip
-def test_what_is_looked_at_last_is_the_health_check(
+def test_the_last_is_a_round_in_which_no_check_ran(
     running: tuple[bool, ...], log: list[str]
 ) -> None:
     world: Any = Amid(*running)
