@@ -1,11 +1,13 @@
 """The other end of tcp_server.py: one connection that must survive; runs outside the container.
 
-    python3 tcp_client.py HOST PORT [--interval MS] [--seconds S] [--gap-ms MS]
+    python3 tcp_client.py HOST PORT [--interval MS] [--seconds S] [--gap-ms MS] [--patience S]
 
 Connects once and never again. Sends "1\\n", "2\\n"... every `--interval` ms (0: as soon as the
 answer is there), one request at a time, and checks that each answer has the same number, a count
-that goes on by one, and the nonce of the first answer. After `--seconds`, or on SIGTERM, or when
-the connection ends, it prints one JSON line:
+that goes on by one, and the nonce of the first answer. On SIGTERM it asks once more, and that is
+to be answered within `--patience` s (10): that it speaks now is what counts, and TCP sends again
+the later, the longer the silence was. Then, or after `--seconds`, or when the connection ends, it
+prints one JSON line:
     {"replies", "sent", "nonce", "max_gap_ms", "gaps": [[s after start, ms]...], "errors": [...]}
 A gap is the time between two answers, less the interval; those over `--gap-ms` (50) are listed.
 Exit code 0 if there was an answer and no error. "connected" on stderr says that it has begun.
@@ -21,7 +23,7 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 
-OVERDUE = 1.0  # seconds
+LOOK = 0.05  # seconds between two looks for SIGTERM
 HIDDEN = ("start", "last")  # fields that mean nothing to another process
 
 
@@ -55,24 +57,52 @@ class Stats:
             self.errors.append(f"answer {line!r} instead of {' '.join(expected)!r}")
 
 
-class Stop(Exception):
-    """SIGTERM: leave whatever call is waiting."""
+class Overdue(Exception):
+    """The answer that was to be the last one does not come."""
 
 
-def talk(sock: socket.socket, stats: Stats, args: argparse.Namespace) -> None:
-    """Ask and check until the time is up. Raises Stop, and OSError when the connection ends."""
-    interval = args.interval / 1000
-    answers = sock.makefile("rb")
-    while (left := stats.start + args.seconds - time.monotonic()) > 0:
-        sock.settimeout(left)
-        stats.sent += 1
-        sock.sendall(b"%d\n" % stats.sent)
-        line = answers.readline()
-        if not line.endswith(b"\n"):
-            raise ConnectionError("the server closed the connection")
-        stats.note_gap(interval, args.gap_ms)
-        stats.check(line.decode("ascii", "replace").strip())
-        time.sleep(interval)
+@dataclass
+class Talk:
+    """One connection, `seconds` long unless it is ended before."""
+
+    sock: socket.socket
+    stats: Stats
+    seconds: float
+    patience: float
+    ended: float = float("inf")  # when SIGTERM came
+    unread: bytes = b""
+
+    def over(self) -> float:
+        """Since when nothing new is to be asked: seconds, less than 0 as long as it goes on."""
+        return time.monotonic() - min(self.ended, self.stats.start + self.seconds)
+
+    def line(self) -> bytes:
+        """The next line of the server. Raises Overdue, and OSError when the connection ends."""
+        while b"\n" not in self.unread:
+            try:
+                data = self.sock.recv(65536)
+            except TimeoutError:
+                if self.over() > self.patience:
+                    raise Overdue from None
+                continue
+            if not data:
+                raise ConnectionError("the server closed the connection")
+            self.unread += data
+        line, _, self.unread = self.unread.partition(b"\n")
+        return line
+
+    def run(self, interval: float, gap_ms: float) -> None:
+        """Ask and check until it is over."""
+        self.sock.settimeout(LOOK)
+        last = False
+        while not last and self.stats.start + self.seconds > time.monotonic():
+            last = self.over() >= 0  # asked after SIGTERM
+            self.stats.sent += 1
+            self.sock.sendall(b"%d\n" % self.stats.sent)
+            line = self.line()
+            self.stats.note_gap(interval, gap_ms)
+            self.stats.check(line.decode("ascii", "replace").strip())
+            time.sleep(interval)
 
 
 def main() -> int:
@@ -82,25 +112,24 @@ def main() -> int:
     parser.add_argument("--interval", type=float, default=10.0, metavar="MS")
     parser.add_argument("--seconds", type=float, default=1e6)
     parser.add_argument("--gap-ms", type=float, default=50.0)
+    parser.add_argument("--patience", type=float, default=10.0, metavar="S")
     args = parser.parse_args()
-
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Stop
-
     stats = Stats()
-    signal.signal(signal.SIGTERM, stop)
     try:
         with socket.create_connection((args.host, args.port), timeout=10) as sock:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             stats.start = stats.last = time.monotonic()
+            talk = Talk(sock, stats, args.seconds, args.patience)
+
+            def stop(*_: object) -> None:
+                talk.ended = min(talk.ended, time.monotonic())
+
+            signal.signal(signal.SIGTERM, stop)
             print("connected", file=sys.stderr, flush=True)
-            talk(sock, stats, args)
-    except (TimeoutError, Stop):
-        # The time is up while an answer is on its way: an error only if it is long overdue.
+            talk.run(args.interval / 1000, args.gap_ms)
+    except Overdue:
         silent = time.monotonic() - stats.last
-        if stats.sent > stats.replies and silent > OVERDUE:
-            stats.errors.append(f"no answer to {stats.sent} for {silent:.1f} s")
+        stats.errors.append(f"no answer to {stats.sent} for {silent:.1f} s")
     except OSError as error:
         stats.errors.append(f"{type(error).__name__} after {stats.replies} replies: {error}")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

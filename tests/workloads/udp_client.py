@@ -1,13 +1,16 @@
 """The other end of udp_server.py: asks every few milliseconds and looks at what comes back.
 
-    python3 udp_client.py HOST PORT [--interval MS] [--gap-ms MS] [--slack-ms MS]
+    python3 udp_client.py HOST PORT [--interval MS] [--gap-ms MS] [--slack-ms MS] [--before-ms MS]
 
-Sends "1", "2"... whether or not answers come. On SIGTERM it waits for the last ones and prints one
-JSON line: {"sent", "replies", "nonces", "repeated", "lost_outside", "gaps": [[s, ms]...]}. A gap is
-a time over `--gap-ms` (100) in which no answer came; `lost_outside` are the numbers that were asked
-outside of all gaps and never answered; `repeated` those answered twice, or of which the server
-counted more than it got. `--slack-ms` (50) before and after a gap belongs to it: what was on its
-way when it began. Exit code 0 when there is none of either and one nonce.
+Sends "1", "2"... whether or not answers come. On SIGTERM it waits for the last ones (until that to
+the last question has come, or PATIENCE is over) and prints one JSON line:
+    {"sent", "replies", "nonces", "repeated", "lost_outside", "in_order", "gaps": [[s, ms]...]}
+A gap is a time over `--gap-ms` (100) in which no answer came; `lost_outside` are the numbers that
+were asked outside of all gaps and never answered; `repeated` those answered twice, or of which the
+server counted more than it got. `--slack-ms` (50) after a gap belongs to it, and `--before-ms` (500)
+before it: what was on its way when it began, or waited in the server's socket for a busy machine
+to run the server, and was not answered before it was frozen. Exit code 0 when there is none of
+either and one nonce.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ import sys
 import time
 from itertools import pairwise
 
+AFTER, PATIENCE = 0.2, 5.0  # seconds after SIGTERM: at least, for what is repeated; at most
+
 
 def gaps_of(times: list[float], longer_than: float) -> list[tuple[float, float]]:
     """(begin, end) of the times in which no answer came."""
@@ -35,8 +40,9 @@ def main() -> int:
     parser.add_argument("--interval", type=float, default=10.0, metavar="MS")
     parser.add_argument("--gap-ms", type=float, default=100.0)
     parser.add_argument("--slack-ms", type=float, default=50.0)
+    parser.add_argument("--before-ms", type=float, default=500.0)
     args = parser.parse_args()
-    slack = args.slack_ms / 1000
+    slack, before = args.slack_ms / 1000, args.before_ms / 1000
     ended: list[int] = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -50,10 +56,12 @@ def main() -> int:
     counts: list[int] = []
     number, due = 0, start
     print("connected", file=sys.stderr, flush=True)
-    stop_at = float("inf")
-    while (now := time.monotonic()) < stop_at:
-        if ended and stop_at == float("inf"):
-            stop_at = now + 0.5
+    over = float("inf")  # since when nothing more is asked
+    while (now := time.monotonic()) < over + PATIENCE:
+        if ended:
+            over = min(over, now)
+            if now > over + AFTER and number in answered:
+                break
         if now >= due and not ended:
             number += 1
             due = max(due + args.interval / 1000, now)
@@ -61,7 +69,8 @@ def main() -> int:
             # No route for a moment, or an ICMP error of the datagram before.
             with contextlib.suppress(OSError):
                 sock.send(b"%d" % number)
-        readable, _, _ = select.select([sock], [], [], max(0.0, min(due, now + 0.01) - now))
+        wait = 0.01 if ended else min(0.01, max(0.0, due - now))
+        readable, _, _ = select.select([sock], [], [], wait)
         if not readable:
             continue
         try:
@@ -77,7 +86,7 @@ def main() -> int:
     lost = [
         n for n, at in asked.items()
         if n not in answered and first < at < last - slack
-        and not any(begin - slack <= at <= end + slack for begin, end in gaps)
+        and not any(begin - before <= at <= end + slack for begin, end in gaps)
     ]  # fmt: skip
     repeated = [n for n, times_answered in answered.items() if times_answered > 1]
     figures = {

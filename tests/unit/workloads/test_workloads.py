@@ -32,26 +32,27 @@ def as_pid1(argv: list[str]) -> list[str]:
     return ["unshare", "--pid", "--fork", "--kill-child", *argv]
 
 
-def run_for(seconds: float, argv: list[str]) -> list[str]:
-    """Its stdout lines, when it is told to end by SIGTERM after `seconds`."""
+def run_until(count: int, argv: list[str]) -> list[str]:
+    """Its stdout lines, when it is told to end by SIGTERM after `count` of them."""
     program = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    time.sleep(seconds)
+    assert program.stdout is not None
+    lines = [program.stdout.readline() for _ in range(count)]
     os.killpg(program.pid, signal.SIGTERM)
-    out, _ = program.communicate(timeout=10)
-    return out.splitlines()
+    out, _ = program.communicate(timeout=30)
+    return "".join([*lines, out]).splitlines()
 
 
 def test_counter_counts_without_a_skip() -> None:
-    *lines, last = run_for(0.6, ["sh", str(WORKLOADS / "counter.sh")])
-    assert len(lines) > 10
+    *lines, last = run_until(20, ["sh", str(WORKLOADS / "counter.sh")])
+    assert len(lines) >= 20
     assert [int(line.split()[0]) for line in lines] == list(range(1, len(lines) + 1))
     # The signal may come between counting and printing.
     assert last in (f"stopped at {len(lines)}", f"stopped at {len(lines) + 1}")
 
 
 def test_family_passes_numbers_on() -> None:
-    lines = run_for(1, as_pid1(["sh", str(WORKLOADS / "family.sh")]))
-    assert len(lines) > 10
+    lines = run_until(20, as_pid1(["sh", str(WORKLOADS / "family.sh")]))
+    assert len(lines) >= 20
     assert lines == [f"line {number}" for number in range(1, len(lines) + 1)]
 
 
@@ -78,7 +79,7 @@ def test_family_has_the_processes_it_promises() -> None:
         stdout=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     found: tuple[bool, ...] = (False,)
     # They come one after the other, and a busy machine takes its time.
     while not all(found) and time.monotonic() < deadline:
@@ -101,25 +102,29 @@ def test_family_notices_a_lost_line(tmp_path: Path) -> None:
     )
     assert broken != script
     (tmp_path / "family.sh").write_text(broken)
-    lines = run_for(0.8, as_pid1(["sh", str(tmp_path / "family.sh")]))
+    lines = run_until(10, as_pid1(["sh", str(tmp_path / "family.sh")]))
     assert [line for line in lines if "BROKEN" in line] == ["BROKEN line: 'line 6' after 4"]
 
 
 def test_threads_only_go_up() -> None:
-    out = run_for(1, [sys.executable, str(WORKLOADS / "threads.py"), "5"])
+    out = run_until(10, [sys.executable, str(WORKLOADS / "threads.py"), "5"])
     lines: list[dict[str, Any]] = [json.loads(line) for line in out]
-    assert len(lines) >= 5
     assert [line["tick"] for line in lines] == list(range(len(lines)))
     assert len({line["nonce"] for line in lines}) == 1
     assert lines[-1]["broken"] == []
+    # From one line to the next, a thread may have had no CPU.
     for before, after in itertools.pairwise(lines):
-        assert all(a > b for a, b in zip(after["counters"], before["counters"], strict=True))
+        assert all(a >= b for a, b in zip(after["counters"], before["counters"], strict=True))
         assert after["sum"] == sum(after["counters"])
-        assert after["timer"] > before["timer"]
+        assert after["timer"] >= before["timer"]
         # What was sent just before a line may come through just after it.
-        assert after["tick"] - after["pipe"] in (-1, 0, 1)
+        assert before["pipe"] <= after["pipe"] <= after["tick"] + 1
+        assert before["eventfd"] <= after["eventfd"]
         assert after["eventfd"] + after["held"] == 3 * (after["tick"] + 1)
-        assert after["held"] <= 3
+    first, last = lines[0], lines[-1]
+    assert all(a > b for a, b in zip(last["counters"], first["counters"], strict=True))
+    for what in ("timer", "pipe", "eventfd"):
+        assert last[what] > first[what]
 
 
 @pytest.fixture
@@ -136,8 +141,8 @@ def files(work: Path, image: Path) -> list[str]:
 
 
 def test_files_are_as_remembered(tmp_path: Path, image: Path) -> None:
-    lines = [json.loads(line) for line in run_for(1.7, files(tmp_path / "work", image))]
-    assert len(lines) > 25
+    # A file of the image is changed every fourth time, and there are five.
+    lines = [json.loads(line) for line in run_until(25, files(tmp_path / "work", image))]
     assert all(line["believed"] == line["actual"] and line["broken"] == [] for line in lines)
     assert len({line["believed"] for line in lines}) == len(lines)  # there is something to compare
     # Each of the five things that can happen to a file of the image did.
@@ -187,10 +192,10 @@ def test_files_notices_harm(tmp_path: Path, image: Path, harm: Any, complaint: s
     assert program.stdout is not None
     program.stdout.readline()
     harm(work, image)
-    time.sleep(0.3)
+    broken = (" ".join(json.loads(line)["broken"]) for line in program.stdout)
+    assert any(complaint in said for said in itertools.islice(broken, 40))
     program.terminate()
-    out, _ = program.communicate(timeout=10)
-    assert complaint in " ".join(json.loads(out.splitlines()[-1])["broken"])
+    program.communicate(timeout=30)
 
 
 @pytest.fixture
@@ -223,37 +228,50 @@ def result(client: subprocess.Popen[str]) -> dict[str, Any]:
 
 
 def test_clients_are_answered_in_order(server: Server) -> None:
-    clients = [start_client(server[1], "--seconds", "0.6", "--interval", "5") for _ in range(3)]
+    clients = [start_client(server[1], "--seconds", "1", "--interval", "5") for _ in range(3)]
     seen = [result(client) for client in clients]
     assert [client.returncode for client in clients] == [0, 0, 0]
-    assert all(one["replies"] > 20 and one["errors"] == [] for one in seen)
+    assert all(one["replies"] > 5 and one["errors"] == [] for one in seen)
     assert len({one["nonce"] for one in seen}) == 1
 
 
 def test_a_frozen_server_is_a_gap(server: Server) -> None:
     client = start_client(server[1])
     time.sleep(0.3)
+    began = time.monotonic()
     server[0].send_signal(signal.SIGSTOP)
     time.sleep(0.4)
     server[0].send_signal(signal.SIGCONT)
-    time.sleep(0.3)
-    client.terminate()
+    stopped = (time.monotonic() - began) * 1000
+    client.terminate()  # which asks once more
     seen = result(client)
     assert client.returncode == 0
-    assert 350 < seen["max_gap_ms"] < 700
+    assert 350 < seen["max_gap_ms"] < stopped + 2000
     assert max(length for _, length in seen["gaps"]) == seen["max_gap_ms"]
     assert seen["errors"] == []
 
 
-def test_a_server_that_stays_frozen_is_an_error(server: Server) -> None:
+def test_what_is_asked_at_the_end_is_waited_for(server: Server) -> None:
     client = start_client(server[1])
     time.sleep(0.2)
     server[0].send_signal(signal.SIGSTOP)
-    time.sleep(1.3)
+    client.terminate()
+    time.sleep(0.5)
+    assert client.poll() is None
+    server[0].send_signal(signal.SIGCONT)
+    seen = result(client)
+    assert (client.returncode, seen["errors"], seen["sent"]) == (0, [], seen["replies"])
+
+
+def test_a_server_that_stays_frozen_is_an_error(server: Server) -> None:
+    client = start_client(server[1], "--patience", "0.3")
+    time.sleep(0.2)
+    server[0].send_signal(signal.SIGSTOP)
+    time.sleep(0.1)
     client.terminate()
     seen = result(client)
     assert client.returncode == 1
-    assert re.match(r"no answer to \d+ for 1\.", seen["errors"][0])
+    assert re.match(r"no answer to \d+ for \d+\.\d s$", seen["errors"][0])
 
 
 def test_a_server_that_dies_is_an_error(server: Server) -> None:
