@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.world import PAIRS, World
 from tests.e2e.world import world as make_world
+
+HERE = Path(__file__).parent
+TIMEOUT = 400  # seconds for one test and its hosts' making: for one that hangs, not for a slow one
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.timeout(TIMEOUT))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

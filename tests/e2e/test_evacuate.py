@@ -6,13 +6,9 @@ import json
 import time
 from pathlib import Path
 
-import pytest
-
 from tests.e2e.fleet import COMPOSE, COUNTER, RECORDS, Fleet, Server, fixtures
 from tests.e2e.test_crash import wait_for_phase
 from tests.e2e.world import assert_continuous, eventually, numbers
-
-pytestmark = pytest.mark.timeout(280)
 
 SHOP = (COMPOSE + "project=shop",)
 SERVERS = (

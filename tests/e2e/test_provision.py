@@ -76,7 +76,7 @@ def provision(lab: Lab, name: str, keys: Path, built: str) -> None:
     lab[name].run(
         ["sh", f"{CHECKOUT}/examples/vagrant/provision.sh", *first, *hosts, KEYS,
          f"{CHECKOUT}/{built}"],
-        timeout=120,
+        timeout=300,
     )  # fmt: skip
 
 
@@ -91,7 +91,6 @@ def answers(lab: Lab) -> bool:
     return lab["player"].run(["python3", script, "status", server], check=False).ok
 
 
-@pytest.mark.timeout(300)  # most of it is the hosts' making
 def test_one_command_moves_the_server(lab: Lab, tmp_path: Path) -> None:
     a, b = lab["hostA"], lab["hostB"]
     assert (running(a), running(b)) == ("quake", "")

@@ -17,10 +17,7 @@ from examples.quake.witness import Witness, obtain
 from tests.e2e.quake_world import NAME as CONTAINER
 from tests.e2e.quake_world import QuakeWorld, quake_lab
 
-pytestmark = [
-    pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root"),
-    pytest.mark.timeout(240),
-]
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root")
 
 LAB = "e2erc"
 

@@ -54,8 +54,9 @@ def make_lab(name: str, pair: str, disk_of_b: int = 0) -> Lab:
 class Hosts(ABC, Generic[H]):
     """Two hosts with Docker, `a` and `b`, and a `client` without: what is done there, and true."""
 
-    patience = 15.0  # seconds until something that should come to be so must be so
-    move_timeout = 120.0  # seconds that a migration may take
+    # Limits for what hangs, not for what is slow.
+    patience = 60.0  # seconds until something that should come to be so must be so
+    move_timeout = 180.0  # seconds that a migration may take
 
     @property
     @abstractmethod
@@ -156,6 +157,19 @@ class Hosts(ABC, Generic[H]):
                        lambda host=host: self.leftovers(host),  # type: ignore[misc]
                        self.patience)  # fmt: skip
 
+    # -- the client's connections ---------------------------------------------------------------
+
+    def received(self) -> int:
+        """Bytes that the TCP connections of the client's programs have got."""
+        words = self.client.sh("ss -tinH state established").split()
+        return sum(int(w.partition(":")[2]) for w in words if w.startswith("bytes_received:"))
+
+    def answers_come(self) -> None:
+        """Wait until a TCP client hears from its server again: between two moves, else one silence
+        may last until the next."""
+        before = self.received()
+        self.eventually(lambda: self.received() > before, "no answer comes")
+
     # -- the network of a container -------------------------------------------------------------
 
     def make_network(self, host: Host) -> None:
@@ -204,7 +218,7 @@ class World(Hosts[LabHost]):
 
 def eventually(
     condition: Callable[[], bool], message: str, detail: Callable[[], Any] = lambda: "",
-    timeout: float = 15.0,
+    timeout: float = 60.0,
 ) -> None:  # fmt: skip
     """Wait until something is true; fail with the message when it does not become so."""
     deadline = time.monotonic() + timeout

@@ -14,7 +14,7 @@ class Host(ABC):
 
     name: str
     address: str
-    patience = 60.0
+    patience = 120.0
 
     @abstractmethod
     def enter(self, argv: Sequence[str]) -> list[str]:

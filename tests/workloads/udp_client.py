@@ -7,8 +7,8 @@ the last question has come, or PATIENCE is over) and prints one JSON line:
     {"sent", "replies", "nonces", "repeated", "lost_outside", "in_order", "gaps": [[s, ms]...]}
 A gap is a time over `--gap-ms` (100) in which no answer came; `lost_outside` are the numbers that
 were asked outside of all gaps and never answered; `repeated` those answered twice, or of which the
-server counted more than it got. `--slack-ms` (50) after a gap belongs to it, and `--before-ms` (500)
-before it: what was on its way when it began, or waited in the server's socket for a busy machine
+server counted more than it got. To a gap belong `--slack-ms` (50) after it, and `--before-ms` (500)
+before: what was on its way when it began, or waited in the server's socket for a busy machine
 to run the server, and was not answered before it was frozen. Exit code 0 when there is none of
 either and one nonce.
 """
