@@ -14,6 +14,7 @@ from tests.e2e.test_forward import (
     WORKLOADS,
     connect,
     end,
+    reachable,
     rules,
     start,
 )
@@ -41,16 +42,17 @@ def test_on_to_a_third_host_and_home(world: World) -> None:
     start(world, *SERVER, publish=f"{PUBLISHED}:{PORT}")
     client = connect(world)
     assert world.migrate(a, "server", b)["network"] == "forward"
-    time.sleep(0.3)
+    world.answers_come()
     assert world.migrate(b, "server", c)["network"] == "follow"
     clean(b)  # nothing goes by b any more
     world.lab.switch.cut("b")
-    time.sleep(0.7)
-    world.lab.switch.heal("b", b.netns)
+    try:
+        world.answers_come()
+    finally:
+        world.lab.switch.heal("b", b.netns)
     listed = a.run(["migrate", "forward", "list"]).stdout
     assert f"passed on to {c.address} directly" in listed
     assert world.migrate(c, "server", a)["network"] == "home"
-    time.sleep(0.5)
     report = end(world, client)
     assert len(report["gaps"]) >= 3
     for host in (a, b, c):
@@ -60,7 +62,7 @@ def test_on_to_a_third_host_and_home(world: World) -> None:
 def test_a_container_that_ends_takes_its_forward_with_it(world: World) -> None:
     a, b = world.a, world.b
     start(world, *SERVER, name="mortal", publish=f"{PUBLISHED}:{PORT}")
-    connect(world).kill()
+    reachable(world)
     world.migrate(a, "mortal", b)
     # Docker restarting it is no end: it is the same address.
     b.run(["docker", "restart", "-t", "0", "mortal"])

@@ -30,7 +30,6 @@ def with_legacy_iptables(host: LabHost) -> None:
     host.sh(
         "kill $(cat /run/docker.pid); while pgrep -x dockerd; do sleep 0.1; done;"
         "nft flush ruleset; update-alternatives --set iptables /usr/sbin/iptables-legacy",
-        timeout=60,
     )
     host.start_dockerd()
     host.wait_for_docker()

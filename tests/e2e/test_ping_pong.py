@@ -40,7 +40,7 @@ def ping_pong(
         assert here.sh(f"docker exec {name} echo in").strip() == "in"
         assert len(here.sh(f"docker top {name}").splitlines()) > 1
         world.wait_for_output(here, name)
-    here.run(["docker", "stop", "-t", "5", name])
+    here.run(["docker", "stop", "-t", "30", name])
     output += world.logs(here, name)
     assert world.state(here, name) == "exited"
     world.assert_clean()

@@ -46,16 +46,24 @@ while time.monotonic() < end:
     if kind == 0x86dd and f[20] == 58 and f[54] == 136:
         print("na", socket.inet_ntop(10, f[62:78]), f[80:86].hex(":"), flush=True)
 """
-# Prints when a frame of a station comes in by an interface.
+# Prints when a frame of a station comes in by an interface: by the kernel's clock, since this
+# program may have to wait for a CPU. SO_TIMESTAMPNS is 35.
 INCOMING = r"""
-import socket, sys, time
+import socket, struct, sys
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+s.setsockopt(socket.SOL_SOCKET, 35, 1)
 s.bind((sys.argv[1], 0)); print("ready", flush=True)
 while True:
-    frame, origin = s.recvfrom(2048)
+    frame, ((_, _, stamp),), _, origin = s.recvmsg(2048, socket.CMSG_SPACE(16))
     if origin[2] != socket.PACKET_OUTGOING and frame[6:12].hex(":") == sys.argv[2]:
-        print(time.monotonic(), flush=True)
+        seconds, nanoseconds = struct.unpack("=qq", stamp)
+        print(seconds + nanoseconds / 1e9, flush=True)
 """
+# For --hook: commit holds the source until /root/go is there, and says by /root/held that it does.
+HOLD = (
+    "commit=touch /root/held; n=0; until [ -e /root/go ] || [ $n = 500 ]; do sleep 0.1;"
+    " n=$((n + 1)); done"
+)
 
 
 @pytest.fixture(scope="module", params=["docker26", "docker28", "mixed"])
@@ -102,7 +110,7 @@ def talk(world: World, file: str, *options: str) -> subprocess.Popen[str]:
 
 def end(world: World, client: subprocess.Popen[str], file: str) -> dict[str, Any]:
     world.client.run(["pkill", "-TERM", "-f", f"/root/{file[:-1]}[{file[-1]}]"], check=False)
-    out, err = client.communicate(timeout=30)
+    out, err = client.communicate(timeout=60)
     assert client.returncode == 0, f"{out}{err}"
     report: dict[str, Any] = json.loads(out.strip().splitlines()[-1])
     return report
@@ -124,11 +132,22 @@ def port_of(world: World, mac: str) -> str:
     return next((e["ifname"] for e in json.loads(shown) if e["mac"] == mac), "")
 
 
-def neighbour(world: World) -> dict[str, Any]:
-    """What the client knows of the container's address."""
-    shown = world.client.run(["ip", "-j", "neigh", "show", ADDRESS]).stdout
-    found: dict[str, Any] = json.loads(shown)[0]
-    return found
+def is_at(world: World, mac: str, host: LabHost, within: float = 10.0) -> None:
+    """The bridge takes it to be at that host's port.
+
+    Not at one instant: a frame that the other host had sent before may come out of a queue of this
+    kernel after the first one from here, which is said again within half a second.
+    """
+    eventually(
+        lambda: port_of(world, mac) == f"p-{host.name}", f"the bridge does not know it at {host.name}",
+        lambda: port_of(world, mac), within,
+    )  # fmt: skip
+
+
+def neighbour(world: World) -> str:
+    """The hardware address that the client knows for the container's address; "" for none."""
+    shown = json.loads(world.client.run(["ip", "-j", "neigh", "show", ADDRESS]).stdout)
+    return str(shown[0].get("lladdr", "")) if shown else ""
 
 
 def test_a_connection_goes_there_and_back(world: World) -> None:
@@ -137,22 +156,24 @@ def test_a_connection_goes_there_and_back(world: World) -> None:
     mac = mac_of(world, world.a)
     client = talk(world, "tcp_client.py", "--gap-ms", "100")
     here, there = world.a, world.b
+    longest = 0.0
     for _ in range(2):
-        time.sleep(0.5)
-        assert port_of(world, mac) == f"p-{here.name}"
+        world.answers_come()
+        is_at(world, mac, here)
         summary = world.migrate(here, "server", there)
+        longest = max(longest, summary["downtime"])
         assert summary["network"] == "same-l2"
         assert ADDRESS in summary["way"]
         assert mac_of(world, there) == mac
-        assert port_of(world, mac) == f"p-{there.name}"
-        assert neighbour(world)["lladdr"] == mac
+        is_at(world, mac, there)
+        eventually(lambda: neighbour(world) == mac, "the client knows another one")
         here, there = there, here
-    time.sleep(0.5)
     report = end(world, client, "tcp_client.py")
     assert not report["errors"]
     assert report["replies"] > 100
     assert len(report["gaps"]) >= 2  # it really was away
-    assert max(ms for _, ms in report["gaps"]) < 2000, report
+    # TCP sends again after 0.2, 0.6, 1.4... s: at most as long again as it has been silent.
+    assert max(ms for _, ms in report["gaps"]) < 2000 + 2000 * longest, report
     world.assert_clean()
 
 
@@ -182,7 +203,7 @@ def test_it_is_announced_before_it_speaks(world: World) -> None:
     mac = start_silent(world)
     with sniffing(world) as heard:
         world.migrate(world.a, "server", world.b)
-        assert port_of(world, mac) == "p-b"
+        is_at(world, mac, world.b, 5.0)
     for operation in (1, 2):
         assert heard.count(f"arp {operation} {ADDRESS} {mac}") >= 3, heard
     assert heard.count(f"na {SIX} {mac}") >= 3, heard
@@ -202,14 +223,14 @@ def test_that_was_not_dockers_doing(world: World) -> None:
 @contextlib.contextmanager
 def sniffing(world: World) -> Iterator[list[str]]:
     """What the client hears of who has an address; complete after the block."""
-    sniffer = world.client.popen(["python3", "/root/sniff.py", "60"])
+    sniffer = world.client.popen(["python3", "/root/sniff.py", "300"])
     assert sniffer.stdout
     assert sniffer.stdout.readline() == "ready\n"
     heard: list[str] = []
     yield heard
-    time.sleep(0.2)
+    time.sleep(0.5)
     world.client.run(["pkill", "-f", "/root/sniff.p[y]"])
-    heard += sniffer.communicate(timeout=10)[0].splitlines()
+    heard += sniffer.communicate(timeout=30)[0].splitlines()
 
 
 def start_silent(world: World) -> str:
@@ -221,7 +242,7 @@ def start_silent(world: World) -> str:
     word = f"import socket; socket.socket(2, 2).sendto(b'x', ('{world.client.address}', 9))"
     world.a.run(["docker", "exec", "server", "python3", "-c", word])
     mac = mac_of(world, world.a)
-    assert port_of(world, mac) == "p-a"
+    is_at(world, mac, world.a)
     return mac
 
 
@@ -233,8 +254,7 @@ def test_a_failed_move_leaves_it_where_it_was(world: World) -> None:
     time.sleep(0.5)
     failed = world.try_migrate(world.a, "server", "b", "--max-freeze", "0.01")
     assert failed.returncode == 55, failed.stderr
-    time.sleep(1)
-    assert port_of(world, mac) == "p-a"
+    is_at(world, mac, world.a)
     assert not end(world, client, "tcp_client.py")["errors"]
     world.assert_clean()
 
@@ -247,16 +267,27 @@ def test_docker_does_not_announce_it_at_the_old_place(world: World) -> None:
         slowly = ["-o", "com.docker.network.advertise_addr_ms=2000"]
         host.run([*MAKE, *slowly, "--ip-range", RANGES[host.name], LAN])
     mac = start_silent(world)
-    world.a.run(["rm", "-f", "/root/held"])
-    with coming_in(world, "p-a", mac) as seen:
-        moving = world.a.popen(["migrate", "move", "server", "b", "--json", "--hook",
-                                "commit=touch /root/held; sleep 4"])  # fmt: skip
-        eventually(lambda: world.a.path("/root/held").exists(), "no commit")
-        committed = time.monotonic()
-        assert moving.communicate(timeout=60)[0]
+    with coming_in(world, "p-a", mac) as seen, held_at_commit(world) as moving:
+        committed = time.time()
+        time.sleep(4)
+        world.a.write("/root/go", "")
+        assert moving.communicate(timeout=120)[0]
     assert seen  # before
     assert [when for when in seen if when > committed] == []
     world.assert_clean()
+
+
+@contextlib.contextmanager
+def held_at_commit(world: World) -> Iterator[subprocess.Popen[str]]:
+    """A move from a to b, held where the copy at a is frozen and b's container runs, until there is
+    /root/go."""
+    world.a.run(["rm", "-f", "/root/held", "/root/go"])
+    moving = world.a.popen(["migrate", "move", "server", "b", "--json", "--hook", HOLD])
+    try:
+        eventually(lambda: world.a.path("/root/held").exists(), "no commit")
+        yield moving
+    finally:
+        world.a.write("/root/go", "")
 
 
 @contextlib.contextmanager
@@ -271,7 +302,7 @@ def coming_in(world: World, port: str, mac: str) -> Iterator[list[float]]:
         yield seen
     finally:
         sniffer.terminate()
-        seen += [float(line) for line in sniffer.communicate(timeout=10)[0].splitlines()]
+        seen += [float(line) for line in sniffer.communicate(timeout=30)[0].splitlines()]
 
 
 def test_killed_after_commit_nobody_but_the_new_place_answers(world: World) -> None:
@@ -280,19 +311,14 @@ def test_killed_after_commit_nobody_but_the_new_place_answers(world: World) -> N
     listening(world)
     mac = mac_of(world, world.a)
     client = talk(world, "tcp_client.py")
-    # A hook of commit holds the source where its copy is frozen and b's container runs.
-    world.a.run(["rm", "-f", "/root/held"])
-    moving = world.a.popen(["migrate", "move", "server", "b", "--json", "--hook",
-                            "commit=touch /root/held; sleep 3"])  # fmt: skip
-    eventually(lambda: world.a.path("/root/held").exists(), "no commit")
-    time.sleep(0.2)
-    assert world.state(world.a, "server") == "running"  # as Docker sees it
-    assert "NOARP" in inside(world, "ip link show eth0")
-    assert "mode private" in inside(world, "ip -d link show eth0")
-    # A frame that a had sent before may still come out of a queue of this kernel after b's first: b
-    # says it again within half a second.
-    eventually(lambda: port_of(world, mac) == "p-b", "not announced", timeout=2)
-    assert moving.communicate(timeout=60)[0]
+    with held_at_commit(world) as moving:
+        assert world.state(world.a, "server") == "running"  # as Docker sees it
+        assert "NOARP" in inside(world, "ip link show eth0")
+        assert "mode private" in inside(world, "ip -d link show eth0")
+        is_at(world, mac, world.b)
+        world.answers_come()
+        world.a.write("/root/go", "")
+        assert moving.communicate(timeout=120)[0]
     assert not end(world, client, "tcp_client.py")["errors"]
 
 

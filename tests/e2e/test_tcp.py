@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,9 @@ def serve(world: Hosts[Any]) -> None:
 def connect(world: Hosts[Any]) -> subprocess.Popen[str]:
     world.client.write("/root/tcp_client.py", CLIENT.read_text())
     client = world.client.popen(
-        ["python3", "/root/tcp_client.py", ADDRESS, str(PORT), "--interval", "5", "--gap-ms", "100"]
-    )
+        ["python3", "/root/tcp_client.py", ADDRESS, str(PORT), "--interval", "5", "--gap-ms", "100",
+         "--patience", str(world.patience / 4)]
+    )  # fmt: skip
     assert client.stderr
     assert client.stderr.readline().strip() == "connected"
     return client
@@ -62,11 +62,10 @@ def test_established_connection_survives_there_and_back(world: World) -> None:
     client = connect(world)
     here, there = world.a, world.b
     for _ in range(2):
-        time.sleep(0.5)
+        world.answers_come()
         world.migrate(here, "server", there)
         world.route(there)
         here, there = there, here
-    time.sleep(1.5)
     code, report = end(world, client)
     assert code == 0, report
     assert not report["errors"], report
@@ -80,9 +79,8 @@ def test_a_restarted_server_is_noticed(world: World) -> None:
     """The negative control: a server that is started anew breaks the client."""
     serve(world)
     client = connect(world)
-    time.sleep(0.3)
+    world.answers_come()
     world.a.run(["docker", "restart", "-t", "0", "server"])
-    time.sleep(1)
     code, report = end(world, client)
     assert code != 0 or report["errors"]
 
@@ -92,10 +90,9 @@ def test_tcp_close_moves_the_server_without_its_connections(world: World) -> Non
     client = connect(world)
     world.migrate(world.a, "server", world.b, "--tcp", "close")
     world.route(world.b)
-    time.sleep(0.5)
     code, report = end(world, client)
     assert code != 0 or report["errors"], "the old connection should be gone"
     again = connect(world)
-    time.sleep(0.5)
+    world.answers_come()
     code, report = end(world, again)
     assert code == 0, report

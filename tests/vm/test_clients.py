@@ -16,11 +16,12 @@ TCP, UDP = 7100, 7101  # as published
 SERVERS = "python3 /workloads/udp_server.py 7001 & exec python3 /workloads/tcp_server.py 7000"
 DELAY = 20.0  # ms, of each host: a question and its answer take 80 and more by the detour
 OF_EACH_KIND = 5
+PATIENT = {"tcp": ("--patience", "60"), "udp": ("--slack-ms", "500", "--before-ms", "3000")}
 
 
-def ask(world: VmWorld, kind: str, port: int, *options: str) -> subprocess.Popen[str]:
+def ask(world: VmWorld, kind: str, port: int) -> subprocess.Popen[str]:
     argv = ["python3", f"/root/{kind}_client.py", world.a.address, str(port)]
-    client = world.client.popen([*argv, "--interval", "100", "--gap-ms", "1000", *options])
+    client = world.client.popen([*argv, "--interval", "100", "--gap-ms", "1000", *PATIENT[kind]])
     assert client.stderr
     assert client.stderr.readline().strip() == "connected"
     return client
@@ -48,10 +49,11 @@ def test_ten_clients_and_a_delay_of_20_ms(world: VmWorld) -> None:
         # which drops what is sent (net/sched/sch_api.c, qdisc_graft: dev_deactivate).
         world.pair.link(delay_ms=DELAY)
         clients = [ask(world, "tcp", TCP) for _ in range(OF_EACH_KIND)]
-        clients += [ask(world, "udp", UDP, "--slack-ms", "500") for _ in range(OF_EACH_KIND)]
-        time.sleep(2)
+        clients += [ask(world, "udp", UDP) for _ in range(OF_EACH_KIND)]
+        world.answers_come()
         summary = world.migrate(world.a, "servers", world.b)
         assert summary["network"] == "forward"
+        world.answers_come()
         time.sleep(5)
         world.client.run(["pkill", "-TERM", "-f", "/root/[tu][cd]p_client.py"], check=False)
         reports = [told(client, world.patience) for client in clients]
