@@ -29,7 +29,7 @@ def moved(world: World, *options: str, fails: int = 0) -> dict[str, Any]:
         assert json.loads(result.stdout)["warnings"] == []
     time.sleep(0.5)
     world.client.run(["pkill", "-TERM", "-f", "/root/udp_client.p[y]"])
-    out, err = client.communicate(timeout=30)
+    out, err = client.communicate(timeout=60)
     assert client.returncode == 0, out + err
     report: dict[str, Any] = json.loads(out.splitlines()[-1])
     assert report["in_order"]

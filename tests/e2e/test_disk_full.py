@@ -22,8 +22,8 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         yield made
 
 
-def refused(world: World, before: str) -> None:
-    said = json.loads(world.try_migrate(world.a, "big", "b").stdout)
+def refused(world: World, before: str, *options: str) -> None:
+    said = json.loads(world.try_migrate(world.a, "big", "b", *options).stdout)
     assert said["error"] == "NoSpace", said
     assert said["exit_code"] == 41
     assert world.b.sh("docker ps -a -q; docker images -q") == before
@@ -35,26 +35,17 @@ def refused(world: World, before: str) -> None:
 def test_preflight_sees_that_the_disk_is_too_small(world: World) -> None:
     before = world.b.sh("docker ps -a -q; docker images -q")
     world.start(world.a, "big", ["sh", "-c", WRITER.format(size=300)])
-    eventually(
-        lambda: len(world.logs(world.a, "big")) > 5, "the workload does not start", timeout=60
-    )
+    eventually(lambda: len(world.logs(world.a, "big")) > 5, "the workload does not start")
     refused(world, before)
 
 
 def test_the_disk_fills_up_on_the_way(world: World) -> None:
     before = world.b.sh("docker ps -a -q; docker images -q")
     world.start(world.a, "big", ["sh", "-c", WRITER.format(size=60)])
-    eventually(
-        lambda: len(world.logs(world.a, "big")) > 5, "the workload does not start", timeout=60
-    )
-    # As soon as the container is being prepared there, somebody else takes what is left.
-    greedy = world.b.spawn(
-        ["sh", "-c", "until ls /run/migrate/pending/*/agent.sock >/dev/null 2>&1; do sleep 0.01;"
-         " done; dd if=/dev/zero of=/var/lib/docker/greedy bs=1M"],
-        "greedy",
-    )  # fmt: skip
-    refused(world, before)
-    greedy.wait(timeout=60)
+    eventually(lambda: len(world.logs(world.a, "big")) > 5, "the workload does not start")
+    # When the container has been prepared there, somebody else takes what is left.
+    greedy = "ssh b dd if=/dev/zero of=/var/lib/docker/greedy bs=1M 2>/dev/null; true"
+    refused(world, before, "--hook", f"prepare={greedy}")
     world.b.sh("rm /var/lib/docker/greedy")
     assert world.migrate(world.a, "big", world.b)["memory"], f"{IMAGE} moves when there is room"
     world.wait_for_output(world.b, "big")

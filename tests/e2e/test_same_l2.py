@@ -139,7 +139,7 @@ def is_at(world: World, mac: str, host: LabHost, within: float = 10.0) -> None:
     kernel after the first one from here, which is said again within half a second.
     """
     eventually(
-        lambda: port_of(world, mac) == f"p-{host.name}", f"the bridge does not know it at {host.name}",
+        lambda: port_of(world, mac) == f"p-{host.name}", f"it is not at {host.name}",
         lambda: port_of(world, mac), within,
     )  # fmt: skip
 

@@ -99,12 +99,17 @@ def test_sysctls_are_what_they_were(world: World, asked: dict[str, str]) -> None
 
 def test_a_container_that_ends_while_its_files_are_sent(world: World) -> None:
     with unchanged(world):
-        script = "dd if=/dev/urandom of=/big bs=1M count=12 2>/dev/null; echo 1; sleep 5; exit 7"
+        script = (
+            "dd if=/dev/urandom of=/big bs=1M count=12 2>/dev/null; trap 'exit 7' USR1; echo 1;"
+            " while :; do sleep 0.1; done"
+        )
         world.start(world.a, "brief", ["sh", "-c", script])
         eventually(lambda: world.logs(world.a, "brief") == ["1"], "the workload does not start")
+        # Two seconds from the moment on at which the files begin to go, of the ten that they take.
+        end = "prepare=(sleep 2; docker kill -s USR1 brief) >/dev/null 2>&1 &"
         world.lab.switch.rate("a", world.a.netns, 10)
         try:
-            refused(world, 11, "`brief` has ended", name="brief")
+            refused(world, 11, "`brief` has ended", name="brief", options=("--hook", end))
         finally:
             world.lab.switch.heal("a", world.a.netns)
         assert world.inspect(world.a, "brief")["State"]["ExitCode"] == 7
@@ -159,7 +164,7 @@ HOLDER = (
     "import socket, sys, time; family, kind, address, port = sys.argv[1:];"
     "s = socket.socket(getattr(socket, family), getattr(socket, kind));"
     "s.bind((address, int(port))); listen = kind == 'SOCK_STREAM' and port != '18083';"
-    "listen and s.listen(); print('held', flush=True); time.sleep(60)"
+    "listen and s.listen(); print('held', flush=True); time.sleep(600)"
 )
 
 
@@ -185,7 +190,7 @@ def test_a_port_that_a_program_has(
             goes_on(world, "ported")
     finally:
         holder.terminate()
-        holder.wait(timeout=10)
+        holder.wait(timeout=60)
 
 
 def test_a_port_at_an_address_of_this_host_alone(world: World) -> None:
