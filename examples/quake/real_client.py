@@ -130,6 +130,10 @@ class RealClient:
         self._watcher = threading.Thread(target=self._look, daemon=True)
         self._watcher.start()
 
+    def watching(self) -> list[Frame]:
+        """The frames so far."""
+        return list(self._frames)
+
     def watched(self) -> list[Frame]:
         """Stop watching; gives the frames."""
         self._ended.set()

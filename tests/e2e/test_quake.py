@@ -14,7 +14,6 @@ from tests.e2e.quake_world import MARK, NAME, QuakeWorld, differences, quake_lab
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root")
 
 LAB = "e2eq"
-LONGEST_GAP = 2000.0  # ms; 300 are usual here, a busy machine takes longer
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +42,11 @@ def test_the_player_stays_in_the_same_game(game: QuakeWorld) -> None:
     back = json.loads(game.move(game.b, game.a))
     assert differences(before, after, seen) == []
     assert (seen.gamestates, seen.reconnects) == (1, 0)
-    assert seen.max_gap_ms < LONGEST_GAP
-    # What the tool says of the downtime is what the player saw, give or take two snapshots.
-    assert seen.max_gap_ms > summary["downtime"] * 1000 - 100
+    # What the tool says of the downtime is what the player saw, give or take two snapshots and what
+    # a busy machine takes; 300 ms are usual here.
+    downtime = summary["downtime"] * 1000
+    assert downtime / 2 < seen.max_gap_ms < downtime + 1000
+    assert downtime < 5000
     assert summary["image_sent"]  # only host a had it
     assert not back["image_sent"]  # it is still there
     assert game.b.sh(f"docker ps -aqf name={NAME}") == ""
@@ -58,7 +59,7 @@ def test_killed_and_started_anew_is_not_the_same_game(game: QuakeWorld) -> None:
     before = game.status()
     time.sleep(1)
     game.restart_server(game.a)
-    time.sleep(3)
+    game.wait_for_player()
     after = game.status()
     seen = player.stop()
     found = " / ".join(differences(before, after, seen))

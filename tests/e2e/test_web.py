@@ -20,6 +20,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from examples.quake.web import listen, of_lab, serve
+from examples.quake.web_state import PHASES
 from tests.e2e.quake_world import MARK, QuakeWorld, quake_lab
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -50,7 +51,7 @@ def page(quake: QuakeWorld) -> Iterator[str]:
     thread = threading.Thread(target=loop.run_until_complete, args=(serving,))
     thread.start()
     try:
-        yield urls.get(timeout=20)
+        yield urls.get(timeout=60)
     finally:
         loop.call_soon_threadsafe(stop.set)
         thread.join(timeout=80)
@@ -86,6 +87,19 @@ def wait(browser: Chrome, what: Callable[[], bool], seconds: float) -> None:
     WebDriverWait(browser, seconds, 0.05).until(lambda _: what())
 
 
+# Notes each phase that the page shows, and whether the button could be pressed then. In the page:
+# who asks from outside comes too late for a phase of tenths of a second.
+WATCH = """
+window.noted = [];
+new MutationObserver(() => {
+  const now = document.querySelector("#phases .now")?.textContent;
+  if (now && !noted.some(([phase]) => phase === now)) {
+    noted.push([now, document.querySelector("button")?.disabled === false]);
+  }
+}).observe(document.body, { subtree: true, childList: true, attributes: true });
+"""
+
+
 def marker(browser: Chrome) -> str:
     return browser.find_element(By.ID, "server").get_attribute("transform") or ""
 
@@ -94,31 +108,26 @@ def test_a_click_moves_the_server_and_the_player_stays(
     quake: QuakeWorld, page: str, browser: Chrome, tmp_path: Path
 ) -> None:
     browser.get(page)
-    wait(browser, lambda: text(browser, ".here b") == "a", 20)
-    wait(browser, lambda: "migrant" in text(browser, "#players"), 20)
-    wait(browser, lambda: "1 gamestate," in text(browser, "#seen"), 20)
+    wait(browser, lambda: text(browser, ".here b") == "a", 60)
+    wait(browser, lambda: "migrant" in text(browser, "#players"), 60)
+    wait(browser, lambda: "1 gamestate," in text(browser, "#seen"), 60)
     (button,) = browser.find_elements(By.TAG_NAME, "button")  # none for the host where it is
     assert button.get_attribute("data-host") == "b"
     before, began = marker(browser), quake.status().cvars["g_timestamp"]
 
+    browser.execute_script(WATCH)
     button.click()
-    phases: list[str] = []
-    pressable: list[bool] = []
-
-    def moved() -> bool:
-        now = text(browser, "#phases .now")
-        if now and now not in phases:
-            phases.append(now)
-            pressable.append(enabled(browser))
-        return text(browser, ".here b") == "b"
-
-    wait(browser, moved, 60)
-    wait(browser, lambda: "The player noticed" in text(browser, "#result"), 20)
-    assert {"preflight", "freeze"} <= set(phases), phases
-    assert not any(pressable[:-1])  # when asked of the last phase, it may have been over
+    wait(browser, lambda: text(browser, ".here b") == "b", 120)
+    wait(browser, lambda: "The player noticed" in text(browser, "#result"), 60)
+    noted = browser.execute_script("return noted")
+    # It is told what is now: of two phases that come close together, on a busy machine, the second.
+    phases = [phase for phase, _ in noted]
+    assert phases == [phase for phase in PHASES if phase in phases]
+    assert len(phases) > 2, noted
+    assert not any(pressable for _, pressable in noted), noted
     assert "Moved from a to b" in text(browser, "#result")
     assert "runs on b" in text(browser, "#headline")
-    wait(browser, lambda: marker(browser) != before, 5)
+    wait(browser, lambda: marker(browser) != before, 30)
     assert quake.b.sh("docker inspect -f '{{.State.Running}}' quake") == "true"
 
     # The same game, and the same player in it.
@@ -128,7 +137,7 @@ def test_a_click_moves_the_server_and_the_player_stays(
     assert "1 gamestate," in text(browser, "#seen")
     assert " 0 reconnects" in text(browser, "#seen")
 
-    wait(browser, lambda: enabled(browser), 5)
+    wait(browser, lambda: enabled(browser), 60)
     picture = Path(PICTURE or tmp_path / "page.png")
     assert browser.save_screenshot(str(picture))
     assert picture.stat().st_size > 20_000
@@ -142,7 +151,7 @@ def test_a_name_that_is_markup_is_shown_as_text(
     name = "<img src=x>"
     browser.get(page)
     player = quake.player("--name", name)
-    wait(browser, lambda: name in text(browser, "#players"), 20)
+    wait(browser, lambda: name in text(browser, "#players"), 60)
     assert browser.find_elements(By.TAG_NAME, "img") == []
     player.stop()
-    wait(browser, lambda: name not in text(browser, "#players"), 20)
+    wait(browser, lambda: name not in text(browser, "#players"), 60)

@@ -30,7 +30,7 @@ def test_the_same_game_has_no_differences() -> None:
         (replace(SEEN, reconnects=1), "reconnect 1 times"),
         (replace(SEEN, dropped_reason="timed out"), "dropped: timed out"),
         (replace(SEEN, server_time_steps_back=1), "went back"),
-        (replace(SEEN, last_command_time=300), "moves of the last 650 ms"),
+        (replace(SEEN, last_command_time=-1000), "moves of the last 1950 ms"),
         (replace(SEEN, timeline=[(0.0, 1, 0), (0.05, 3, 50), (0.6, 4, 600)]), "1 datagrams"),
     ],
 )
