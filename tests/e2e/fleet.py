@@ -6,7 +6,6 @@ import contextlib
 import json
 import subprocess
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +91,7 @@ class Fleet(World):
         self.client.run(["pkill", "-TERM", "-f", "/root/(tcp|udp)_client.p[y]"], check=False)
         found = {}
         for name, client in self.clients.items():
-            out, err = client.communicate(timeout=30)
+            out, err = client.communicate(timeout=60)
             assert out, err
             found[name] = json.loads(out.strip().splitlines()[-1]) | {"code": client.returncode}
         self.clients.clear()
@@ -103,22 +102,24 @@ class Fleet(World):
         """While entered, the way to each server follows it: to where the record of a says it is,
         or back to a when there is none any more."""
         over = threading.Event()
+        there = {server.name: self.recorded(server.name) for server in servers}
 
         def follow() -> None:
-            there: dict[str, str] = {}
-            while not over.wait(0.02):
+            while True:
+                last = over.wait(0.02)
                 for server in servers:
                     host = self.recorded(server.name)
-                    if there.setdefault(server.name, host) != host:
+                    if there[server.name] != host:
                         there[server.name] = host
                         self.way(server, self.lab[host])
+                if last:
+                    return
 
         thread = threading.Thread(target=follow)
         thread.start()
         try:
             yield
         finally:
-            time.sleep(0.1)
             over.set()
             thread.join()
 
@@ -130,11 +131,11 @@ class Fleet(World):
             return "a"
         return str(record["host"]) if record["sure"] else "a"
 
-    def evacuate(self, *words: str, timeout: float = 200) -> tuple[int, dict[str, Any]]:
+    def evacuate(self, *words: str, timeout: float = 300) -> tuple[int, dict[str, Any]]:
         """`migrate evacuate ... --json` on a: the exit code and the report."""
         return self._report("evacuate", *words, timeout=timeout)
 
-    def come_back(self, *words: str, timeout: float = 200) -> tuple[int, dict[str, Any]]:
+    def come_back(self, *words: str, timeout: float = 300) -> tuple[int, dict[str, Any]]:
         """`migrate return ... --json` on a."""
         return self._report("return", *words, timeout=timeout)
 
@@ -162,20 +163,20 @@ class Fleet(World):
         self.client.run(["pkill", "-KILL", "-f", "/root/(tcp|udp)_client.p[y]"], check=False)
         for client in self.clients.values():
             client.kill()
-            client.communicate(timeout=30)
+            client.communicate(timeout=60)
         self.clients.clear()
         for host in self.hosts:
             host.sh(
                 "docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1;"
                 "docker network prune -f >/dev/null;"
                 f"rm -rf {RECORDS} /var/lib/migrate/journal/* /run/migrate/pending/*",
-                check=False, timeout=60,
+                check=False,
             )  # fmt: skip
 
     def assert_nothing_left(self) -> None:
         for host in self.hosts:
             eventually(lambda host=host: not self.leftovers(host), f"{host.name} is not clean",  # type: ignore[misc]
-                       lambda host=host: self.leftovers(host), timeout=40)  # type: ignore[misc]  # fmt: skip
+                       lambda host=host: self.leftovers(host), timeout=120)  # type: ignore[misc]  # fmt: skip
 
 
 @contextlib.contextmanager

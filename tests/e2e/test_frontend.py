@@ -80,7 +80,7 @@ def _nothing_stays(world: FrontWorld) -> Iterator[None]:
     yield
     world.clear()
     for host in (world.a, world.b):
-        host.sh("docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1", check=False, timeout=60)
+        host.sh("docker ps -aq | xargs -r docker rm -f >/dev/null 2>&1", check=False)
 
 
 class Neighbour:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from examples.quake.build_image import DEFAULT_CACHE, PORT, build
+from tests.e2e.world import eventually
 from tests.lab.host import HostSpec, LabHost
 from tests.lab.lab import Lab
 from tests.lab.tool import REPO, SHIPPED, wheel
@@ -99,7 +100,7 @@ def test_one_command_moves_the_server(lab: Lab, tmp_path: Path) -> None:
     there = json.loads(a.run(["migrate", "quake", "hostB", "--json"]).stdout)
     assert there["network"] == "forward"
     assert (running(a), running(b)) == ("", "quake")
-    assert answers(lab)
+    eventually(lambda: answers(lab), "the game does not answer")
     # Once more, as by `vagrant provision`, with new keys: no second server, and the way back works.
     keys = make_keys(tmp_path)
     for name in NAMES:
@@ -108,4 +109,4 @@ def test_one_command_moves_the_server(lab: Lab, tmp_path: Path) -> None:
     home = json.loads(b.run(["migrate", "quake", "hostA", "--json"]).stdout)
     assert home["network"] == "home"
     assert (running(a), running(b)) == ("quake", "")
-    assert answers(lab)
+    eventually(lambda: answers(lab), "the game does not answer")

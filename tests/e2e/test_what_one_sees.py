@@ -14,7 +14,7 @@ COUNTER = ["sh", "/workloads/counter.sh"]
 
 def test_plain_lines_and_a_summary(world: World) -> None:
     world.start(world.a, "app", COUNTER)
-    done = world.a.run(["migrate", "app", "b", "-v"], timeout=60)
+    done = world.a.run(["migrate", "app", "b", "-v"])
     lines = done.stderr.splitlines()
     for phase in ("preflight", "prepare", "pre-copy", "freeze", "confirm"):
         assert any(re.match(rf"{phase}: .*\d s", line) for line in lines), (phase, lines)
@@ -32,9 +32,7 @@ def test_plain_lines_and_a_summary(world: World) -> None:
 
 def test_bars_on_a_terminal(world: World) -> None:
     world.start(world.a, "app", COUNTER)
-    seen = world.a.run(["script", "-qec", "migrate app b", "/dev/null"], timeout=60).stdout.replace(
-        "\r", "\n"
-    )
+    seen = world.a.run(["script", "-qec", "migrate app b", "/dev/null"]).stdout.replace("\r", "\n")
     assert re.search(r"freeze .*B/s\]", seen), seen
     assert "app now runs on b" in seen
 
