@@ -28,7 +28,9 @@ from examples.quake.web_world import Place, World
 
 Client = TestClient[Request, Application]
 MIGRATE = """
-import json, sys, time
+import json, os, sys, time
+while os.path.exists(sys.argv[2] + ".held"):
+    time.sleep(0.02)
 print(json.dumps({"phase": "freeze", "total": None}), file=sys.stderr, flush=True)
 open(sys.argv[2], "w").write(sys.argv[1])
 print(json.dumps({"downtime": 0.4, "total": 3.0}))
@@ -69,7 +71,7 @@ def visit(world: World, visitor: Callable[[Client], Awaitable[None]], alive: boo
                 await visitor(client)
                 return
             async with world.alive():
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while world.state.where is None or world.state.seen is None:
                         await asyncio.sleep(0.01)
                 await visitor(client)
@@ -93,10 +95,13 @@ def test_the_page_itself_moves_the_server(tmp_path: Path) -> None:
 
     async def visitor(client: Client) -> None:
         headers = {"Origin": origin(client), "X-Page-Token": await token_of(client)}
+        held = hosts.where.with_name("where.held")
+        held.touch()
         assert (await client.post("/move", json={"to": "b"}, headers=headers)).status == 202
         again = await client.post("/move", json={"to": "b"}, headers=headers)
         assert (again.status, await again.text()) == (409, "a migration is running")
-        async with asyncio.timeout(20):
+        held.unlink()
+        async with asyncio.timeout(60):
             while not (world.state.move and world.state.move.settled):
                 await asyncio.sleep(0.02)
         for bad in (b"", b"[]", b'{"to": 1}', b'{"from": "a"}'):
@@ -116,7 +121,7 @@ def test_a_migration_that_fails_is_told_and_another_one_may_follow(tmp_path: Pat
 
     async def visitor(_: Client) -> None:
         assert world.move("b") is None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (world.state.move and world.state.move.settled):
                 await asyncio.sleep(0.02)
 

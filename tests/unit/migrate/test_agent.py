@@ -394,7 +394,7 @@ def test_who_only_looks_makes_no_folder(
     hello = Hello(protocol=PROTOCOL_VERSION, version="x", looks=looks)
     greeting = call(channel, hello, Greeting, 5.0)
     channel.close()
-    serving.join(5.0)
+    serving.join(30.0)
     assert bool(greeting.host_id) is not looks
     assert (tmp_path / "state").exists() is not looks
     assert (tmp_path / "run").exists() is not looks

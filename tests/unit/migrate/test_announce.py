@@ -68,7 +68,7 @@ insist()
 def test_the_old_place_falls_silent_and_may_answer_again() -> None:
     inside(
         """
-announce.PATIENCE = 0.5
+announce.PATIENCE = 1.5  # longer than this machine may be without a CPU
 silence = announce.Silence(held.pid, found)
 assert asked() == {MAC}
 silence.do()
@@ -79,15 +79,15 @@ try: insist()
 except PlacementFailed as failure: assert "does not answer" in failure.message
 else: raise AssertionError
 announce.Silence(held.pid, found).close()  # given up
-heard = []
+heard, bound = [], threading.Event()
 def listen():
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as sock:
-        sock.bind(("far", 0)); sock.settimeout(1)
+        sock.bind(("far", 0)); sock.settimeout(2); bound.set()
         try:
             while True: heard.append(sock.recv(200))
         except TimeoutError: pass
 listener = threading.Thread(target=announce.within, args=(b.pid, listen))
-listener.start(); time.sleep(0.2)
+listener.start(); bound.wait(30)
 announce.stay(held.pid, found)
 listener.join()
 said = [frame for frame in heard if frame in announce.frames(found[0])]

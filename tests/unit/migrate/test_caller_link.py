@@ -43,7 +43,7 @@ def test_nothing_comes_in_time(ends: Ends) -> None:
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         ends[0].readinto(memoryview(bytearray(1)), 0.3)
-    assert 0.25 < time.monotonic() - began < 2
+    assert 0.25 < time.monotonic() - began < 20
 
 
 def test_the_end_is_seen(ends: Ends) -> None:
@@ -81,7 +81,7 @@ def test_a_read_can_be_cut(ends: Ends) -> None:
     began = time.monotonic()
     with pytest.raises(ConnectionLost, match="cut"):
         ends[0].readinto(memoryview(bytearray(1)), 60)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     timer.join()
 
 

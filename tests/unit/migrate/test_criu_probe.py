@@ -54,7 +54,7 @@ def test_a_criu_that_says_nothing_is_quoted_by_its_stderr(tmp_path: Path) -> Non
 
 
 def test_a_criu_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(criu_inside, "CRIU_WITHIN", 0.2)
+    monkeypatch.setattr(criu_inside, "CRIU_WITHIN", 1.5)
     binary = a_criu(tmp_path, 'echo "$pid" > "$0.pid"; exec sleep 30')
     with pytest.raises(criu_inside.ProbeFailed, match=r"criu dump: .* did not end within"):
         criu_inside.probe(binary, tmp_path)

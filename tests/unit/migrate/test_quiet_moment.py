@@ -129,9 +129,9 @@ def test_announcements_are_waited_for(
     quick = network(**{MESSAGES: "2", INTERVAL: "200"})
     after_announcements(docker, "id", [quick], lambda: checks.append(1))
     took = time.monotonic() - began
-    assert waits - 0.03 <= took < waits + 1.0
+    assert waits - 0.03 <= took < waits + 5.0
     assert bool(checks) == (waits > 0)
-    assert 0.3 <= docker.asked[0] < 1.3
+    assert 0.3 <= docker.asked[0] < 5.3
 
 
 def test_who_takes_no_address_along_waits_for_nothing() -> None:

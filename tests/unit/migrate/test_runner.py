@@ -30,18 +30,19 @@ PROGRAM = textwrap.dedent(
     name, log = sys.argv[2], sys.argv[-1]
     if not name:
         sys.exit(2)
-    open(os.environ["LOG"], "a").write(name + "\\n")
-    print(json.dumps({"phase": "freeze", "total": None}), file=sys.stderr, flush=True)
-    print("a line of something else", file=sys.stderr, flush=True)
     if name.startswith("slow"):
         def stop(*_):
             print(json.dumps({"error": "Interrupted", "message": "undone", "exit_code": 130}))
             sys.exit(130)
         signal.signal(signal.SIGTERM, stop)
         signal.signal(signal.SIGINT, lambda *_: os._exit(99))
-        time.sleep(30)
+    open(os.environ["LOG"], "a").write(name + "\\n")
+    print(json.dumps({"phase": "freeze", "total": None}), file=sys.stderr, flush=True)
+    print("a line of something else", file=sys.stderr, flush=True)
+    if name.startswith("slow"):
+        time.sleep(100)
     if name.startswith("lingers"):
-        time.sleep(1)
+        time.sleep(2)
     if name.startswith("killed"):
         os.kill(os.getpid(), 9)
     if name.startswith("fails"):
@@ -164,7 +165,6 @@ def test_a_signal_is_passed_on_as_sigterm_and_nothing_more_begins(
         log = tmp_path / "log"
         while not log.exists() or len(log.read_text().split()) < 2:
             time.sleep(0.01)
-        time.sleep(0.3)  # until its handler is in place
         os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=when_both_run)

@@ -26,7 +26,7 @@ from migrate.runtime import (
     parse_call,
     prepare,
 )
-from tests.unit.migrate.runc_lab import ID, ROOT, RuncLab, is_fifo, soon
+from tests.unit.migrate.runc_lab import ID, PATIENCE, ROOT, RuncLab, is_fifo, soon
 
 OTHER = "beef" * 16
 
@@ -62,7 +62,7 @@ def test_the_end_of_a_watched_container_is_told(
     python.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/told\n')
     assert lab.code(lab.call(*words)) == 0
     assert lab.seen() == [list(words)]  # runc is called as ever
-    deadline = time.monotonic() + (5.0 if told else 0.2)
+    deadline = time.monotonic() + (PATIENCE if told else 0.2)
     while not (tmp_path / "told").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert (tmp_path / "told").exists() == told

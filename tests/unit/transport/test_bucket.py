@@ -111,7 +111,7 @@ SHARER = """
 import sys, time
 from pathlib import Path
 from transport.bucket import Bucket, RateLimit
-bucket, end, sent = Bucket(RateLimit(100_000.0, sys.argv[1])), time.monotonic() + 1.0, 0
+bucket, end, sent = Bucket(RateLimit(100_000.0, sys.argv[1])), float(sys.argv[2]), 0
 while time.monotonic() < end:
     time.sleep(bucket.take(2000))
     sent += 2000
@@ -120,36 +120,38 @@ print(sent)
 
 
 def test_processes_share_it(tmp_path: Path) -> None:
+    seconds = 1.5
+    end = time.monotonic() + seconds  # for all: they begin when this machine lets them
     sharers = [
-        subprocess.Popen([sys.executable, "-c", SHARER, str(tmp_path / "limit")],
+        subprocess.Popen([sys.executable, "-c", SHARER, str(tmp_path / "limit"), str(end)],
                          stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]  # fmt: skip
     sent = [int(sharer.communicate(timeout=30)[0]) for sharer in sharers]
-    # All of it within one second and the waits at its end; each alone could have had it all.
-    assert sum(sent) <= 100_000 * (1.0 + BURST + 1.0)
-    assert sum(sent) >= 60_000
+    # All of it until then, and what each has asked for last; each alone could have had it all.
+    assert sum(sent) <= 100_000 * (seconds + BURST) + 3 * 2000
+    assert sum(sent) >= 20_000
 
 
 def test_a_channel_keeps_to_it_and_heartbeats_go_on() -> None:
-    with pair(heartbeat=0.05, silence=0.4) as (a, b):
-        a.limit = Bucket(RateLimit(100_000.0))
+    with pair(heartbeat=0.05, silence=1.0) as (a, b):
+        a.limit = Bucket(RateLimit(50_000.0))
         began = time.monotonic()
         for _ in range(2):
             a.send(1, bytes(50_000), compress=False)
         assert len(b.receive(5).payload) == 50_000
         assert len(b.receive(5).payload) == 50_000
-        assert 0.6 < time.monotonic() - began < 3.0
+        assert 1.6 < time.monotonic() - began < 10.0
 
 
 def test_a_channel_in_a_hurry_does_not_wait_but_pays() -> None:
     with pair() as (a, b):
         clock = [10.0]
-        a.limit = Bucket(RateLimit(100_000.0), lambda: clock[0])
+        a.limit = Bucket(RateLimit(10_000.0), lambda: clock[0])
         a.hurry = True
         began = time.monotonic()
         a.send(1, bytes(60_000), compress=False)
-        assert time.monotonic() - began < 0.3
+        assert time.monotonic() - began < 3.0  # of 5.75
         assert len(b.receive(5).payload) == 60_000
         assert a.limit.take(1) > 0.3
 
@@ -161,4 +163,4 @@ def test_short_frames_are_never_held_up() -> None:
         began = time.monotonic()
         a.send(1, b"a question")
         assert b.receive(5).payload == b"a question"
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 5.0  # of 10

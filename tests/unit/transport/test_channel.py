@@ -128,13 +128,14 @@ def test_many_threads_send_without_mixing_their_frames() -> None:
 
 
 def test_heartbeats_keep_a_quiet_connection_and_receive_skips_them() -> None:
-    with pair(heartbeat=0.05, silence=0.3) as (a, b):
+    # Silence is longer than this process may be without a CPU.
+    with pair(heartbeat=0.05, silence=1.0) as (a, b):
         with pytest.raises(TimeoutError):
-            b.receive(0.8)
+            b.receive(1.6)
         assert b.received_wire > 0
         assert b.received_raw == 0
         a.send(1, b"still there")
-        assert b.receive(1).payload == b"still there"
+        assert b.receive(10).payload == b"still there"
 
 
 def test_silence_is_noticed() -> None:
@@ -142,21 +143,21 @@ def test_silence_is_noticed() -> None:
         begun = time.monotonic()
         with pytest.raises(ConnectionLost, match=r"nothing came .* for 0\.2 s"):
             channel.receive()
-        assert 0.2 <= time.monotonic() - begun < 2
+        assert 0.2 <= time.monotonic() - begun < 20
 
 
 def test_silence_adds_up_over_short_receives_but_not_over_pauses() -> None:
-    with listener(silence=0.3) as (channel, feed):
-        time.sleep(0.4)  # nobody received: nothing was missed
+    with listener(silence=1.0) as (channel, feed):
+        time.sleep(1.1)  # nobody received: nothing was missed
         with pytest.raises(TimeoutError):
             channel.receive(0.1)
         os.write(feed, frame(b"x"))
-        assert channel.receive(0.1).payload == b"x"
+        assert channel.receive(10).payload == b"x"
 
         def receive_often() -> None:
             for _ in range(20):
                 with pytest.raises(TimeoutError):
-                    channel.receive(0.05)
+                    channel.receive(0.1)
 
         with pytest.raises(ConnectionLost):
             receive_often()
@@ -164,13 +165,13 @@ def test_silence_adds_up_over_short_receives_but_not_over_pauses() -> None:
 
 def test_a_frame_that_comes_slowly_is_not_silence() -> None:
     wire = frame(b"x")
-    with listener(silence=0.3) as (channel, feed):
+    with listener(silence=1.0) as (channel, feed):
         for piece in (wire[:5], wire[5:15], wire[15:22]):
             os.write(feed, piece)
             with pytest.raises(TimeoutError):
-                channel.receive(0.15)
+                channel.receive(0.4)
         os.write(feed, wire[22:])
-        assert channel.receive(0.1).payload == b"x"
+        assert channel.receive(10).payload == b"x"
 
 
 def test_a_timeout_in_the_middle_of_a_frame_loses_nothing() -> None:
@@ -181,7 +182,7 @@ def test_a_timeout_in_the_middle_of_a_frame_loses_nothing() -> None:
             with pytest.raises(TimeoutError):
                 channel.receive(0.05)
             os.write(feed, wire[cut:])
-            assert channel.receive(1).payload == b"one frame"
+            assert channel.receive(10).payload == b"one frame"
         with pytest.raises(TimeoutError):
             channel.receive(0)
 
@@ -262,8 +263,8 @@ def test_a_peer_that_does_not_read_holds_sends_up_but_nothing_breaks() -> None:
         sender = in_thread(a, noise)
         time.sleep(0.5)  # heartbeats have come due meanwhile
         assert sender.is_alive()
-        assert b.receive(5).payload == noise
-        sender.join(5)
+        assert b.receive(30).payload == noise
+        sender.join(30)
         assert not sender.is_alive()
         a.send(1, b"next")
         assert b.receive(5).payload == b"next"
@@ -275,14 +276,14 @@ def test_descriptors_that_do_not_block_work_as_well() -> None:
         os.set_blocking(write_fd, False)
         noise = random.Random(4).randbytes(4_000_000)
         sender = in_thread(itself, noise)
-        assert itself.receive(5).payload == noise
+        assert itself.receive(30).payload == noise
         sender.join()
 
 
 def test_close_stops_the_heartbeats() -> None:
     with pair(heartbeat=0.02) as (a, b):
         with pytest.raises(TimeoutError):
-            b.receive(0.1)
+            b.receive(0.6)
         a.close()
         sent = a.sent_wire
         assert sent > 0
