@@ -115,7 +115,7 @@ class RealClient:
 
     def order(self, command: str) -> None:
         """Have its console carry out a command, such as `say hello`."""
-        self._host.run(["sh", "-c", f'printf "%s\\n" "$1" > {PIPE}', "order", command], timeout=10)
+        self._host.run(["sh", "-c", f'printf "%s\\n" "$1" > {PIPE}', "order", command])
 
     # -- pictures --------------------------------------------------------------------------------
 

@@ -16,7 +16,8 @@ from tests.lab.reach import Host
 from tests.lab.tool import layer
 from tests.lab.tree import tree
 
-SETUP_TIMEOUT = 60.0
+SETUP_TIMEOUT = 180.0
+PATIENCE = 60.0  # seconds, for what takes one or two on a machine that is not busy
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class LabHost(Host):
                 self.run(["migrate", "setup"], timeout=SETUP_TIMEOUT)
 
     def _note_init(self, outer: subprocess.Popen[bytes]) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
         while time.monotonic() < deadline:
             if outer.poll() is not None:
@@ -109,7 +110,7 @@ class LabHost(Host):
                 return
             time.sleep(0.02)
         outer.kill()
-        raise RuntimeError(f"{self.name} did not boot in 20 s: {self.log('init')}")
+        raise RuntimeError(f"{self.name} did not boot in {PATIENCE:.0f} s: {self.log('init')}")
 
     def _write_files(self) -> None:
         keys = self.state.parent.parent / "keys"
@@ -134,16 +135,16 @@ class LabHost(Host):
             "dockerd",
         )  # fmt: skip
 
-    def _wait_for_sshd(self, timeout: float = 10.0) -> None:
+    def _wait_for_sshd(self, timeout: float = PATIENCE) -> None:
         deadline = time.monotonic() + timeout
         while not self.path("/run/sshd.pid").exists():  # written when it listens
             if time.monotonic() > deadline:
                 raise RuntimeError(f"sshd on {self.name} does not listen: {self.log('sshd')}")
             time.sleep(0.02)
 
-    def wait_for_docker(self, timeout: float = 30.0) -> None:
+    def wait_for_docker(self, timeout: float = 2 * PATIENCE) -> None:
         deadline = time.monotonic() + timeout
-        while not self.run(["docker", "info"], check=False, timeout=10).ok:
+        while not self.run(["docker", "info"], check=False).ok:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"dockerd on {self.name} does not answer: {self.log('dockerd')}")
             time.sleep(0.1)
@@ -161,9 +162,9 @@ class LabHost(Host):
             if noted and start_time(noted[pid]) == noted[start]:
                 os.kill(noted[pid], signal.SIGKILL)
         for daemon in self._daemons:
-            daemon.wait(timeout=20)
+            daemon.wait(timeout=PATIENCE)
         self._daemons.clear()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while noted and start_time(noted["pid"]) == noted["start"]:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} does not die (pid {noted['pid']})")
@@ -171,7 +172,7 @@ class LabHost(Host):
         self._remove_cgroups()
 
     def _remove_cgroups(self) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE
         for top in Path("/sys/fs/cgroup").glob(f"*/{self.cgroup}"):
             while top.exists():
                 for directory, _, _ in os.walk(top, topdown=False):
