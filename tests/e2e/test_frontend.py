@@ -89,6 +89,8 @@ class Neighbour:
     def __init__(self, world: FrontWorld) -> None:
         self._world = world
         self._server = world.b.popen(["python3", "/root/udp_server.py", str(ECHO)])
+        assert self._server.stdout
+        assert self._server.stdout.readline().startswith("listening")
         world.frontend("add", "echo", f"{ECHO}/udp", world.b.address)
         client = ["python3", "/root/udp_client.py", world.front.address, str(ECHO)]
         self._client = world.player_host.popen(client)

@@ -94,7 +94,7 @@ REFUSED: dict[str, Any] = {"result": {"success": False, "cr_errno": 1}}
 
 
 def test_the_dump_is_over_when_the_images_are(dumper: Dumper, stage: Stage) -> None:
-    stage.play(*COMPLETE, {"sleep": 0.3}, {"stage": "status-ready"}, REFUSED)
+    stage.play(*COMPLETE, {"sleep": 1.0}, {"stage": "status-ready"}, REFUSED)
     dumper.start()
     assert dumper.pid == dumper.criu.pid
     begun = time.monotonic()

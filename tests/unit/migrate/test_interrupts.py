@@ -71,9 +71,11 @@ def test_what_was_noted_politely_is_the_cause_until_it_is_too_late() -> None:
 
 
 def test_a_sleep_is_woken_up() -> None:
-    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    with Interrupts(), pytest.raises(Interrupted):
-        threading.Event().wait(20)
+    timer = threading.Timer(0.6, os.kill, (os.getpid(), signal.SIGTERM))
+    with Interrupts():
+        timer.start()  # only now: before, it would end the tests
+        with pytest.raises(Interrupted):
+            threading.Event().wait(60)
 
 
 def test_the_handlers_come_back_after_a_failure() -> None:
