@@ -90,7 +90,7 @@ def slow_pages(host: LabHost) -> Iterator[Path]:
     """Servers of lazy pages on a host have 5 % of a CPU, from their first moment on: else all may
     be filled in before anybody has looked. Gives their cpu cgroup, for `starve`."""
     cgroup = Path("/sys/fs/cgroup/cpu", host.cgroup, "starved")
-    wrapper = "/usr/local/sbin/criu"
+    wrapper = "/usr/local/bin/criu"
     cgroup.mkdir()
     try:
         (cgroup / "cpu.cfs_period_us").write_text("200000")
