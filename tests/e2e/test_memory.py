@@ -91,7 +91,7 @@ def slow_pages(host: LabHost) -> Iterator[Path]:
     be filled in before anybody has looked. Gives their cpu cgroup, for `starve`."""
     cgroup = Path("/sys/fs/cgroup/cpu", host.cgroup, "starved")
     wrapper = "/usr/local/bin/criu"
-    cgroup.mkdir()
+    cgroup.mkdir(parents=True)  # Docker makes the one above with its first container
     try:
         (cgroup / "cpu.cfs_period_us").write_text("200000")
         (cgroup / "cpu.cfs_quota_us").write_text("10000")
