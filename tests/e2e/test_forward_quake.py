@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.quake_world import Player, QuakeWorld, differences, quake_lab
-from tests.e2e.world import PAIRS
+from tests.e2e.world import PAIRS, skip_pair
 
 LOSS = 0.5  # percent, on the link of host b
 PLAYERS = 10
@@ -18,9 +18,7 @@ OUTSIDE = 27999  # the port on host a: another one than the server's, so that it
 
 @pytest.fixture(scope="module", params=["mixed", "docker26", "docker28"])
 def quake(request: pytest.FixtureRequest) -> Iterator[QuakeWorld]:
-    chosen = request.config.getoption("--pair")
-    if chosen and chosen != request.param:
-        pytest.skip(f"--pair {chosen}")
+    skip_pair(request, only_asked_for=("docker26",))  # test_forward.py has it
     with quake_lab("e2efq", flavours=PAIRS[request.param], outside=OUTSIDE) as made:
         yield made
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.world import World, eventually
+from tests.e2e.world import World, eventually, skip_pair
 from tests.e2e.world import world as make_world
 from tests.lab.host import LabHost
 from tests.lab.network import in_netns
@@ -68,9 +68,7 @@ HOLD = (
 
 @pytest.fixture(scope="module", params=["docker26", "docker28", "mixed"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    chosen = request.config.getoption("--pair")
-    if chosen and chosen != request.param:
-        pytest.skip(f"--pair {chosen}")
+    skip_pair(request, only_asked_for=("mixed",))  # test_same_l2_ways.py has it
     with make_world("e2el2", request.param) as made:
         for name in ("tcp_client.py", "udp_client.py"):
             made.client.write(f"/root/{name}", (WORKLOADS / name).read_text())

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.world import ADDRESS, NETWORK, Hosts, World
+from tests.e2e.world import ADDRESS, NETWORK, Hosts, World, skip_pair
 from tests.e2e.world import world as make_world
 
 CLIENT = Path(__file__).resolve().parents[1] / "workloads" / "tcp_client.py"
@@ -20,9 +20,7 @@ SERVER = ["python3", "/workloads/tcp_server.py", str(PORT)]
 
 @pytest.fixture(scope="module", params=["docker26", "docker28", "mixed", "containerd"])
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    chosen = request.config.getoption("--pair")
-    if chosen and chosen != request.param:
-        pytest.skip(f"--pair {chosen}")
+    skip_pair(request)
     with make_world("e2e", request.param) as made:
         yield made
 

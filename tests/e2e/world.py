@@ -14,6 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import pytest
+
 from migrate.run import Result
 from tests.lab.host import HostSpec, LabHost
 from tests.lab.images import import_image, workload_image
@@ -214,6 +216,16 @@ class World(Hosts[LabHost]):
     @property
     def client(self) -> LabHost:
         return self.lab["client"]
+
+
+def skip_pair(request: pytest.FixtureRequest, only_asked_for: Sequence[str] = ()) -> None:
+    """Skip a fixture's pair that is not meant: other ones than --pair says; without it those that
+    cost more time than they find, since what they would show is shown elsewhere."""
+    chosen = request.config.getoption("--pair")
+    if chosen and chosen != request.param:
+        pytest.skip(f"--pair {chosen}")
+    if not chosen and request.param in only_asked_for:
+        pytest.skip(f"only with --pair {request.param}")
 
 
 def eventually(
