@@ -155,6 +155,7 @@ def slow_criu(host: LabHost) -> Iterator[None]:
         yield
     finally:
         host.sh("mv /usr/sbin/criu.real /usr/sbin/criu; rm -f /tmp/hang")
+        host.sh("pkill -KILL -f 'sleep 100[0]'", check=False)  # else the next test takes it for its
 
 
 def hangs(world: World, host: LabHost) -> None:
@@ -187,7 +188,6 @@ def test_death_in_the_middle(world: World, host: LabHost, victim: str) -> None:
         host.run(["pkill", "-KILL", "-f", victim])
         _, err = starting.communicate(timeout=120)
         assert starting.returncode != 0, err
-    host.sh("pkill -KILL -f 'sleep 100[0]'", check=False)
     host.run(["docker", "rm", "-f", "again"])
     world.assert_clean()
 
