@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -14,6 +10,7 @@ import msgspec
 from migrate.config_file import replace
 from migrate.errors import ConfigBroken
 from migrate.forward_record import Forward
+from migrate.locked import locked
 from transport.errors import StreamCorrupt
 
 DIRECTORY = Path("/var/lib/migrate/forwards")
@@ -50,7 +47,7 @@ def claim(forward: Forward, directory: Path | None = None) -> Forward:
     """Write a new record with a slot that no other forward of this host has."""
     where = directory or DIRECTORY
     where.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _locked(where):
+    with locked(where):
         taken = {other.slot for other in read_all(where) if other.id != forward.id}
         slot = next(number for number in range(len(taken) + 1) if number not in taken)
         claimed = msgspec.structs.replace(forward, slot=slot)
@@ -70,13 +67,3 @@ def _read(path: Path) -> Forward:
             f"{path} cannot be read: {problem}",
             "remove it; `nft list tables` shows whether its rules are left",
         ) from problem
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)

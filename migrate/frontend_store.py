@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import msgspec
 from migrate.config_file import replace
 from migrate.errors import ConfigBroken
 from migrate.frontend_record import Frontend, checked
+from migrate.locked import locked as folder_locked
 from transport.errors import BadTarget
 
 DIRECTORY = Path("/var/lib/migrate/frontends")
@@ -45,12 +44,8 @@ def write(frontends: Sequence[Frontend], directory: Path | None = None) -> None:
 @contextlib.contextmanager
 def locked(directory: Path | None = None) -> Iterator[None]:
     """Nobody else changes front ends of this host meanwhile."""
-    fd = os.open(_made(directory or DIRECTORY), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+    with folder_locked(_made(directory or DIRECTORY)):
         yield
-    finally:
-        os.close(fd)
 
 
 def _made(directory: Path) -> Path:

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import IO, Any
@@ -20,6 +20,7 @@ import msgspec
 
 from migrate.errors import Busy
 from migrate.hooks import Hook
+from migrate.locked import locked
 from migrate.undo import Step, Unmount, shared, undo
 
 DIRECTORY = Path("/var/lib/migrate/journal")
@@ -99,7 +100,7 @@ class Journal:
     def create(cls, header: Header, directory: Path = DIRECTORY) -> Journal:
         """Begin the journal of a new session. Raises Busy when its container has one already."""
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with _only_one(directory):
+        with locked(directory):  # two that begin at once must not both find the container free
             for other in read_all(directory):
                 if (other.role, other.container) == (header.role, header.container):
                     raise Busy(f"container {header.name} is in migration {other.session} already")
@@ -223,17 +224,6 @@ class Journal:
         if finished:
             self.path.unlink(missing_ok=True)
         self._file.close()
-
-
-@contextlib.contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
-    """One process at a time: two that begin at once must not both find the container free."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _cut_torn_line(file: FileIO) -> None:

@@ -8,12 +8,12 @@ a third host meanwhile. Nothing but that depends on it: what cannot be written i
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import re
-import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
+
+from migrate.config_file import replace
+from migrate.locked import locked
 
 PLACE = Path("/var/lib/migrate/lineage")
 MOST = 4000  # moves that are remembered, at least half of them
@@ -24,7 +24,7 @@ def note(old: str, new: str, place: Path = PLACE) -> None:
     """The container with the id `old` goes on as `new`."""
     if not _MOVE.fullmatch(f"{old} {new}"):
         return
-    with contextlib.suppress(OSError), _alone(place.parent):
+    with contextlib.suppress(OSError), locked(place.parent):
         moves = _read(place)
         if moves.get(old) == new:
             return
@@ -33,7 +33,7 @@ def note(old: str, new: str, place: Path = PLACE) -> None:
                 file.write(f"{old} {new}\n")
             return
         kept = [*list(moves.items())[-MOST // 2 :], (old, new)]
-        _replace(place, "".join(f"{a} {b}\n" for a, b in kept))
+        replace(place, "".join(f"{a} {b}\n" for a, b in kept), like=place)
 
 
 def heir(ident: str, there: Collection[str], place: Path = PLACE) -> str:
@@ -66,24 +66,3 @@ def _read(place: Path) -> dict[str, str]:
                 moves.pop(move[1], None)
                 moves[move[1]] = move[2]
     return moves
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _replace(place: Path, content: str) -> None:
-    fd, temporary = tempfile.mkstemp(dir=place.parent, prefix=".lineage")
-    try:
-        with os.fdopen(fd, "w") as file:
-            file.write(content)
-        Path(temporary).replace(place)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

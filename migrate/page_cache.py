@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -23,6 +22,7 @@ from typing import Final
 
 import xxhash
 
+from migrate.locked import locked
 from migrate.page_batch import PAGE, Buffer, digest
 
 MAX_AGE: Final = 30 * 86400.0  # seconds
@@ -140,7 +140,7 @@ class PageCache:
         try:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._root.chmod(0o700)
-            with _locked(self._root):
+            with locked(self._root):
                 self._tidy()
                 return self._save(path, pages)
         except OSError as problem:
@@ -259,14 +259,3 @@ def _write(fd: int, content: Buffer) -> None:
     view = memoryview(content)
     while view:
         view = view[os.write(fd, view) :]
-
-
-@contextlib.contextmanager
-def _locked(root: Path) -> Iterator[None]:
-    """One save at a time."""
-    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
