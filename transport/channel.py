@@ -61,6 +61,8 @@ class Channel:
     `heartbeat`: seconds without a send after which a heartbeat goes out.
     `silence`: seconds of waiting in `receive` without a single byte after which the connection
     counts as lost; several times the other side's `heartbeat`.
+    `start`: the same before the very first byte; a program that is only just being started does not
+    beat yet.
     `write` takes all it is given, or raises. `how_it_ended` is asked, at the end of the stream,
     for a reason to put into the message.
 
@@ -81,6 +83,7 @@ class Channel:
         *,
         heartbeat: float = 2.0,
         silence: float = 15.0,
+        start: float | None = None,
         how_it_ended: Callable[[], str] | None = None,
     ) -> None:
         self.sent_raw = self.sent_wire = self.received_raw = self.received_wire = 0
@@ -88,6 +91,7 @@ class Channel:
         self._write = write
         self._heartbeat = heartbeat
         self._silence = silence
+        self._start = silence if start is None else start
         self._how_it_ended = how_it_ended
         self._send_lock = threading.Lock()
         self._last_sent = time.monotonic()
@@ -104,7 +108,12 @@ class Channel:
 
     @classmethod
     def over_process(
-        cls, process: ProcessStreams, *, heartbeat: float = 2.0, silence: float = 15.0
+        cls,
+        process: ProcessStreams,
+        *,
+        heartbeat: float = 2.0,
+        silence: float = 15.0,
+        start: float = 60.0,
     ) -> Self:
         """A channel to a process on another host; closing the process is the caller's."""
         return cls(
@@ -112,6 +121,7 @@ class Channel:
             process.write,
             heartbeat=heartbeat,
             silence=silence,
+            start=start,
             how_it_ended=process.how_it_ended,
         )
 
@@ -232,7 +242,8 @@ class Channel:
         view = memoryview(self._partial)
         while self._filled < len(view):
             begun = time.monotonic()
-            wait = self._silence - self._waited
+            silence = self._silence if self.received_wire else self._start
+            wait = silence - self._waited
             if deadline is not None:
                 wait = min(wait, deadline - begun)
             try:
@@ -241,9 +252,9 @@ class Channel:
                 now = time.monotonic()
                 # Only time spent waiting counts: while nobody receives, bytes are not missed.
                 self._waited += now - begun
-                if self._waited >= self._silence:
+                if self._waited >= silence:
                     raise ConnectionLost(
-                        f"nothing came from the other side for {self._silence:g} s"
+                        f"nothing came from the other side for {silence:g} s"
                     ) from None
                 if deadline is not None and now >= deadline:
                     raise TimeoutError("no frame came in time") from None

@@ -45,7 +45,6 @@ def test_ten_clients_and_a_delay_of_20_ms(world: VmWorld) -> None:
             "-p", f"{TCP}:7000", "-p", f"{UDP}:7001/udp",
         )  # fmt: skip
         world.wait_for_output(world.a, "servers", 2)
-        world.have_image(world.b)  # the slow wire is for the clients
         # Before anybody asks: while the kernel changes an interface's qdisc, it has a `noop` there,
         # which drops what is sent (net/sched/sch_api.c, qdisc_graft: dev_deactivate).
         world.pair.link(delay_ms=DELAY)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transport.channel import Channel
+from transport.channel import Channel, _FdStreams
 from transport.errors import ConnectionLost, StreamCorrupt
 from transport.frames import HEADER_SIZE, Buffer, encode
 
@@ -144,6 +144,23 @@ def test_silence_is_noticed() -> None:
         with pytest.raises(ConnectionLost, match=r"nothing came .* for 0\.2 s"):
             channel.receive()
         assert 0.2 <= time.monotonic() - begun < 20
+
+
+def test_a_program_that_is_just_being_started_has_more_time() -> None:
+    """On a slow host Python alone takes longer than a link may be silent."""
+    with (
+        pipe() as (read_fd, feed),
+        pipe() as (_, write_fd),
+        Channel(_FdStreams(read_fd, write_fd), lambda _: None, silence=0.2, start=3.0) as channel,
+    ):
+        with pytest.raises(TimeoutError):
+            channel.receive(0.6)
+        os.write(feed, frame(b"x"))
+        assert channel.receive(10).payload == b"x"
+        with pytest.raises(ConnectionLost, match=r"for 0\.2 s"):
+            channel.receive(10)
+    with listener(silence=0.2) as (channel, _), pytest.raises(ConnectionLost, match=r"for 0\.2 s"):
+        channel.receive(10)
 
 
 def test_silence_adds_up_over_short_receives_but_not_over_pauses() -> None:
