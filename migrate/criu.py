@@ -158,6 +158,10 @@ class Dumper:
         """
         self.criu.finish(lambda stage: stage != "status-ready")
 
+    def abandon(self) -> None:
+        """Have `dump` and `finish` wait no longer. From any thread; `close` all the same."""
+        self.criu.abandon()
+
     def close(self) -> None:
         """End CRIU, waiting for a dump that is under way."""
         self.criu.close()

@@ -6,6 +6,7 @@ once; before that it may notify of stages (`notify_scripts`), each of which is a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -124,6 +125,12 @@ class Swrk:
         except OSError:
             logged = ""
         return logged or self.error
+
+    def abandon(self) -> None:
+        """Let whoever waits for its answer wait no longer, as if it had gone. From any thread."""
+        if self._socket:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """End criu, if it is still there; one that dumps is waited for: killed, it would leave the

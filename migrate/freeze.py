@@ -34,7 +34,10 @@ RUNNING_TIMEOUT = 120.0
 
 
 class Aside:
-    """A call in a thread of its own; `join` gives its value, or raises what it raised."""
+    """A call in a thread of its own; `join` gives its value, or raises what it raised.
+
+    `check` is asked while it is waited for: when that raises, the call is left to itself.
+    """
 
     def __init__(self, call: Callable[[], Any], name: str) -> None:
         self._value: Any = None
@@ -49,31 +52,50 @@ class Aside:
         self._thread = threading.Thread(target=body, name=name, daemon=True)
         self._thread.start()
 
-    def join(self) -> Any:
-        self._thread.join()
+    def join(self, check: Callable[[], object] = lambda: None) -> Any:
+        while self._thread.is_alive():
+            self._thread.join(0.1)
+            check()
         if self._failure:
             raise self._failure
         return self._value
 
 
 class Limit:
-    """Cuts the link when the frozen part lasts too long: whatever hangs on it then fails, and is
-    undone. CRIU is not touched: killed in a dump it would leave the tasks in pieces."""
+    """The frozen part must be over in time: else what it waits for is ended, fails, and is undone.
+    CRIU is only not waited for any more: killed in a dump it would leave the tasks in pieces."""
 
-    def __init__(self, seconds: float, cut: Callable[[], object]) -> None:
+    def __init__(self, seconds: float, *ends: Callable[[], object]) -> None:
+        """`ends` are called, in a thread, when `seconds` are over and nobody has asked `kept`."""
         self.seconds = seconds
         self.expired = False
-        self._cut = cut
+        self._ends = ends
+        self._lock = threading.Lock()
+        self._kept = False
         self._timer = threading.Timer(seconds, self._expire)
         self._timer.daemon = True
         self._timer.start()
 
     def _expire(self) -> None:
-        self.expired = True
-        self._cut()
+        with self._lock:
+            self.expired = not self._kept
+        if self.expired:
+            for end in self._ends:
+                end()
 
-    def cancel(self) -> None:
+    def kept(self) -> bool:
+        """Whether all was done in time; if so, it is too late from now on to expire."""
+        with self._lock:
+            self._kept = not self.expired
         self._timer.cancel()
+        return self._kept
+
+    def check(self) -> None:
+        """Raise FreezeTooLong when it is over."""
+        if self.expired:
+            raise FreezeTooLong(
+                f"the container stood still for {self.seconds:.0f} s without being restored"
+            )
 
 
 class FrozenPart:
@@ -103,6 +125,7 @@ class FrozenPart:
         # What comes in is held from the freeze on; after a failure nothing must wait any longer.
         self.hold: Callable[[], None] = lambda: None
         self.let_go: Callable[[], None] = lambda: None
+        self.interrupted: Callable[[], None] = lambda: None  # raises when a person ends it
         self.switch: Callable[[], None] = lambda: None  # of the network, when all is restored there
         self.marks: dict[str, float] = {}
         self.ready: Ready | None = None
@@ -133,7 +156,7 @@ class FrozenPart:
         limit: Limit | None = None
         try:
             self.mark("freeze")
-            limit = Limit(self.max_freeze, self.cut)
+            limit = Limit(self.max_freeze, self.cut, dumper.abandon)
             self.hold()
             if not freeze(freezer):
                 raise DumpFailed("the container does not come to a standstill")
@@ -146,7 +169,7 @@ class FrozenPart:
             memory.dumped(self.outgoing.images)
             count = self.sender.send()
             self.memory = memory.finish()
-            files.join()
+            files.join(lambda: self._check(limit))
             send(self.channel, Restore(files=count, network=needs_network(self.sender.images)))
             self.mark("sent")
             # While the destination restores: from here on only it can tell who owns the container.
@@ -159,22 +182,28 @@ class FrozenPart:
             if not freeze(freezer):
                 raise DumpFailed("the container does not stand still any more")
             self.switch()
+            if not limit.kept():
+                limit.check()
         except BaseException as failure:
             dumper.close()  # no undoing while CRIU still holds the tasks
-            if limit and limit.expired:
-                raise FreezeTooLong(
-                    f"the container stood still for {self.max_freeze:.0f} s without being restored"
-                ) from failure
+            if limit and not limit.kept() and not isinstance(failure, FreezeTooLong):
+                try:
+                    limit.check()
+                except FreezeTooLong as late:
+                    raise late from failure
             raise
         finally:
-            if limit:
-                limit.cancel()
             silence.close()
         before_commit()
         self.mark("commit")
         send(self.channel, Commit())
         self.running = expect(self.channel, Running, RUNNING_TIMEOUT)
         self.mark("running")
+
+    def _check(self, limit: Limit) -> None:
+        """While something here, and nothing on the link, is waited for."""
+        limit.check()
+        self.interrupted()
 
     def parts(self) -> dict[str, float]:
         """Where the downtime went, in seconds; the parts follow each other."""

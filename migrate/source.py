@@ -310,6 +310,7 @@ class Migration(Undoing):
         self.link.channel.hurry = True
         self.frozen.hold, self.frozen.let_go = self.network.hold, self.network.let_go
         self.frozen.switch = self.network.switch
+        self.frozen.interrupted = interrupts.check
         with self._timed("freeze"):
             try:
                 self.frozen.run(before_commit=interrupts.hold)

@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,3 +209,17 @@ def test_no_other_child_holds_the_conversation_open(swrk: Swrk, stage: Stage) ->
         other.kill()
     assert process
     assert process.returncode == 0
+
+
+def test_who_waits_for_a_criu_that_hangs_can_be_let_go(swrk: Swrk, stage: Stage) -> None:
+    stage.play({"stage": "pre-dump"}, {"sleep": 1}, {"result": {"success": True}})
+    begin(swrk)
+    assert swrk.next_stage() == "pre-dump"
+    swrk.answer(True)
+    letting_go = threading.Timer(0.1, swrk.abandon)
+    letting_go.start()
+    assert swrk.next_stage() is None
+    assert swrk.error == "it ended without an answer"
+    letting_go.join()
+    swrk.close()
+    swrk.abandon()  # the timer may come after the end

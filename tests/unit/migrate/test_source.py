@@ -59,7 +59,9 @@ class World:
         self.migration.link = link
         view: Any = SimpleNamespace(target=SimpleNamespace(pid=1, freezer="/f"), started=1)
         self.fail: dict[str, BaseException] = {}
-        dumper: Any = SimpleNamespace(pid=1, dump=self.does("dump"), close=self.does("criu ended"))
+        dumper: Any = SimpleNamespace(
+            pid=1, dump=self.does("dump"), close=self.does("criu ended"), abandon=lambda: None
+        )
         dumper.finish = self.does("tasks let go")
         self.dumper = dumper
         memory = SimpleNamespace(
@@ -363,6 +365,34 @@ def test_a_freeze_that_lasts_too_long_is_cut_off_and_undone(world: World) -> Non
         world.run()
     assert "undo Thaw" in world.log
     assert not world.told(), "there is nobody to be told"
+
+
+def test_a_criu_that_hangs_is_not_waited_for(world: World) -> None:
+    """As on a mount whose server is gone: nothing goes over the link then that could be cut."""
+    abandoned = threading.Event()
+    world.part.max_freeze = 0.05
+    world.dumper.abandon = abandoned.set
+
+    def hang(*_: Any) -> None:
+        assert abandoned.wait(10), "nobody gives it up"
+        raise DumpFailed("it ended without an answer")
+
+    world.dumper.dump = hang
+    with pytest.raises(FreezeTooLong, match="stood still"):
+        world.run()
+    assert "undo Thaw" in world.log
+
+
+def test_a_last_pass_over_files_that_takes_too_long_is_not_waited_for(world: World) -> None:
+    over = threading.Event()
+    world.part.max_freeze = 0.05
+    world.part.final_pass = lambda: over.wait(30)  # type: ignore[assignment, return-value]
+    try:
+        with pytest.raises(FreezeTooLong, match="stood still"):
+            world.run()
+    finally:
+        over.set()
+    assert "undo Thaw" in world.log
 
 
 @pytest.mark.parametrize("failure", [CommandFailed("nft was ended by SIGINT"), OSError("x")])
