@@ -26,6 +26,7 @@ FREEZE, DUMP, RESTORE = 0.01, 0.12, 0.15
 EAGER_RATE = 300e6  # bytes/s at which CRIU reads memory in when it restores (docs/criu-notes.md)
 # While others are frozen: seconds between two rounds at least, and times what the last one took.
 EVERY, SHARE = 1.0, 9.0
+LONG_PASS = 1.0  # seconds; one that reads longer is told of: so does the last one, in the freeze
 MUCH = 1.25  # times the downtime that was promised
 STALE = 0.2  # seconds; after a longer wait what the rounds have shown is not true any more
 ANSWER = 1800.0  # seconds until a round is stored at the other side
@@ -49,6 +50,7 @@ class PreCopy:
         self._throttler = throttler
         self._throttle = Throttle()
         self._calm = False
+        self._files_standing = 0.0  # seconds that a last pass over the files would take
         self._ended = began  # the last round, or pass
         self._took = 0.0  # the last round, with the pass before it
         self._promised = limits.max_downtime
@@ -70,6 +72,11 @@ class PreCopy:
             if self.decision.stop and self._complete:
                 break
         self._promised = max(self.decision.predicted, self._limits.max_downtime)
+        if self._files_standing > LONG_PASS:
+            self._progress.warn(
+                f"large files are written to all the time: the last pass over them took "
+                f"{self._files_standing:.1f} s, and so may the one while the container stands still"
+            )
         said = f"pre-copy ends: {self.decision.sentence}"
         self._progress.note(f"{said} (predicted downtime {self.decision.predicted * 1000:.0f} ms)")
         return self.decision
@@ -112,6 +119,7 @@ class PreCopy:
         self._ended = time.monotonic()
         self.passes += 1
         self._calm = report.dirty_bytes < CALM and not report.failed
+        self._files_standing = 0.0 if self._calm else report.seconds - report.settle_seconds
         self._progress.note(
             f"pass {self.passes} over the files: {report.entries} entries, "
             f"{report.files} read, {report.bytes} bytes sent"

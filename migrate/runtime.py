@@ -234,12 +234,19 @@ def create(directory: Path, call: Call) -> int:
     os._exit(0)  # Docker waits for us within the freeze: not for Python's tidying up, too
 
 
-def abort(directory: Path) -> None:
-    """Let the supervisor give up and clean up, then forget the pending restore."""
+def abort(directory: Path, *, may_come: bool = False) -> None:
+    """Let the supervisor give up and clean up, then forget the pending restore.
+
+    `may_come`: a `docker start` may be under way and call `create` yet. That must find a pending
+    restore, a broken one, else runc would start the container afresh: so the directory stays, until
+    the container is removed.
+    """
     try:
         fd = os.open(directory / "said", os.O_RDWR | os.O_NONBLOCK)
-    except FileNotFoundError:
-        pass  # `create` was never called
+    except FileNotFoundError:  # `create` was never called
+        if may_come:
+            (directory / "pending.json").unlink(missing_ok=True)
+            return
     else:
         os.write(fd, b"abort\n")
         with (directory / "hold.start").open() as hold:

@@ -26,6 +26,7 @@ from migrate.container_spec import RUNTIME
 from migrate.docker_host import DockerHost
 from migrate.errors import Busy, ContainerNotFound, PlacementFailed
 from migrate.frontend_record import Lead
+from migrate.held_restore import PENDING
 from migrate.messages import Done, EndForward, SwitchFrontend
 from migrate.proc_text import stat_fields
 from migrate.protocol import call
@@ -218,13 +219,13 @@ def undo(step: Step) -> None:
             shutil.rmtree(path, ignore_errors=True)
         case RemoveContainer(container):
             remove_container(DockerHost(), container, volumes=True)
+            shutil.rmtree(PENDING / container, ignore_errors=True)  # what _end_pending has left
         case RemoveUnborn(name, since):
             _remove_unborn(name, since)
         case RemoveImage(layers):
             _remove_image(layers)
         case RenameBack(container, name):
-            with contextlib.suppress(ContainerNotFound):
-                DockerHost().rename(container, name)
+            _rename_back(DockerHost(), container, name)
         case RemoveNetwork(name):
             _remove_network(name)
         case RemoveVolume(name):
@@ -357,6 +358,13 @@ def created_at(inspected: Mapping[str, Any]) -> float:
     return datetime.fromisoformat(re.sub(r"(\.\d{1,6})\d*", r"\1", text)).timestamp()
 
 
+def _rename_back(docker: DockerHost, container: str, name: str) -> None:
+    """Docker refuses to give a container the name that it has (moby, daemon/rename.go)."""
+    with contextlib.suppress(ContainerNotFound):
+        if docker.inspect_container(container)["Name"] != f"/{name}":
+            docker.rename(container, name)
+
+
 def _remove_volume(name: str) -> None:
     docker = DockerHost()
     with contextlib.suppress(PlacementFailed):  # there is none
@@ -387,4 +395,4 @@ def _remove_image(layers: tuple[str, ...]) -> None:
 
 def _end_pending(directory: Path) -> None:
     if directory.exists():
-        abort(directory)
+        abort(directory, may_come=True)

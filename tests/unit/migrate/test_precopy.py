@@ -44,9 +44,9 @@ def clock() -> Iterator[None]:
         yield
 
 
-def report(read: int, failed: int = 0) -> PassReport:
+def report(read: int, failed: int = 0, seconds: float = 0.0) -> PassReport:
     return PassReport(
-        entries=9, files=1, items=1, bytes=read, dirty_bytes=read, failed=failed, seconds=0.0,
+        entries=9, files=1, items=1, bytes=read, dirty_bytes=read, failed=failed, seconds=seconds,
         settle_seconds=0.0,
     )  # fmt: skip
 
@@ -222,6 +222,18 @@ def test_files_that_change_for_ever_are_passed_over_some_times() -> None:
     world = World([262_144, 10], [report(CALM)])
     world.precopy.run()
     assert world.log.count("pass") == world.precopy.passes == MAX_PASSES
+
+
+@pytest.mark.parametrize(
+    ("passes", "told"),
+    [([report(1 << 35, seconds=99.0)], True), ([report(1 << 35, seconds=99.0), report(0)], False)],
+)
+def test_files_that_will_be_read_for_long_in_the_freeze_are_told_of(
+    passes: list[PassReport], told: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = World([0], passes)
+    world.precopy.run()
+    assert ("took 99.0 s" in capsys.readouterr().err) == told
 
 
 def test_files_that_could_not_be_read_are_read_again() -> None:

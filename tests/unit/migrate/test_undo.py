@@ -98,8 +98,9 @@ class Docker:
 
 
 @pytest.fixture
-def docker(monkeypatch: pytest.MonkeyPatch) -> Docker:
+def docker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Docker:
     docker = Docker()
+    monkeypatch.setattr(undo_module, "PENDING", tmp_path / "pending")
     monkeypatch.setattr(undo_module, "DockerHost", lambda: docker)
     return docker
 
@@ -108,6 +109,7 @@ def docker(monkeypatch: pytest.MonkeyPatch) -> Docker:
 
 
 def test_steps_that_are_one_call(docker: Docker) -> None:
+    docker.found = {"Name": "/app-replaced-1"}
     undo(RemoveContainer("c1"))
     undo(RenameBack("c2", "app"))
     undo(RemoveNetwork("net"))
@@ -121,13 +123,32 @@ def test_steps_that_are_one_call(docker: Docker) -> None:
 
 
 def test_a_container_that_is_gone_is_no_failure(docker: Docker) -> None:
-    docker.fails = {
-        "rename": [ContainerNotFound("x")],
-        "set_restart_policy": [ContainerNotFound("x")],
-    }
+    docker.fails = {"set_restart_policy": [ContainerNotFound("x")]}
     undo(RenameBack("c", "app"))
     undo(RestoreRestartPolicy("c", {"Name": "always"}))
-    assert len(docker.calls) == 2
+    assert docker.calls == [("set_restart_policy", "c", {"Name": "always"})]
+
+
+def test_a_container_that_has_its_name_back_is_left_alone(docker: Docker) -> None:
+    """Undone once more, or never renamed: Docker would refuse, and the journal stay for ever."""
+    docker.found = {"Name": "/app"}
+    undo(RenameBack("c", "app"))
+    assert docker.calls == []
+
+
+def test_a_start_that_is_under_way_finds_a_broken_pending_restore(
+    docker: Docker, tmp_path: Path
+) -> None:
+    """Found it none, runc would start the container afresh while the source's runs on."""
+    directory = tmp_path / "pending" / "c1"
+    directory.mkdir(parents=True)
+    (directory / "pending.json").write_text("{}")
+    for _ in range(2):
+        undo(EndPending(str(directory)))
+        assert list(directory.iterdir()) == []
+    undo(RemoveContainer("c1"))
+    assert not directory.exists()
+    undo(EndPending(str(directory)))
 
 
 def test_of_a_volume_that_was_made_only_an_empty_one_goes(docker: Docker) -> None:
@@ -251,9 +272,6 @@ def test_a_mount_is_unmounted_before_it_is_removed(
 
 def test_a_pending_restore_that_is_gone_is_no_failure(tmp_path: Path) -> None:
     undo(EndPending(str(tmp_path / "none")))
-    (tmp_path / "there").mkdir()
-    undo(EndPending(str(tmp_path / "there")))
-    assert not (tmp_path / "there").exists()
 
 
 # -- processes ------------------------------------------------------------------------------------
