@@ -196,7 +196,7 @@ class Agent:
             case AskTurn():
                 reply = TurnGiven(ours=self.slot.take())
             case RootfsPass() | MemoryRound():
-                pass  # what came before it is done
+                self.destination.check_held()  # what came before it is done
             case MemoryObject() | DropObjects() | OpenFile() | CloseFile() | SmallFiles():
                 self._part(message)
                 reply = None

@@ -222,7 +222,7 @@ def _host_config(
 def _says_something(key: str, value: object) -> bool:
     # null, "", 0, false and empty lists are the API's own defaults, and some of them are refused
     # when sent ("invalid isolation", swappiness -1): not to say them is always right, but for:
-    if key in _EMPTY_MEANS_SOMETHING or key in ("Init", "MemorySwappiness"):
+    if key in _EMPTY_MEANS_SOMETHING or key in ("Init", "MemorySwappiness", "StopTimeout"):
         return value is not None
     return bool(value)
 

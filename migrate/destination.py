@@ -31,7 +31,8 @@ from migrate.held_restore import PENDING, HeldRestore
 from migrate.host_facts import HostFacts
 from migrate.host_setup import Places
 from migrate.incoming import Incoming
-from migrate.journal import OWNED, RUNNING, Header, Journal, restarts
+from migrate.journal import OWNED, RUNNING, Header, Journal
+from migrate.last_steps import LastSteps, steps
 from migrate.messages import Begin, Filled, Prepare, Prepared, Ready, Restore, Running, Welcome
 from migrate.network_arrival import Arrival
 from migrate.networks import parse_api
@@ -89,6 +90,7 @@ class Destination:
         self._cache: CachedPages | None = None
         self._network: Arrival | None = None
         self._restored = False
+        self._last = LastSteps()
         self._start_failed = ""  # why, though the container had come to run
         self._init = 0  # the pid of the restored one
         self.remains = False  # after a rollback: the container could not be removed
@@ -229,6 +231,12 @@ class Destination:
         for item in decode_items(payload):
             self._applier.apply(item)
 
+    def check_held(self) -> None:
+        """Raise RestoreFailed when `docker start` has failed already: the source need not freeze
+        anything."""
+        if self._held:
+            self._held.check()
+
     @property
     def incoming(self) -> Incoming:
         """The checkpoint that is coming in."""
@@ -294,23 +302,23 @@ class Destination:
         lineage.note(journal.header.container, self.container)
         if not self._held or not self.placement:
             raise StreamCorrupt("`Commit` came before `Prepare`")
+        self._last.plan(
+            steps(self.docker, self.container, begun.spec.restart_policy, self.placement.remove)
+        )
+        self._last.plan([("lead its packets here", self.network.settle)])
         try:
             self._held.wait("started", START_TIMEOUT)
         except RestoreFailed as failed:
             self._start_failed = failed.message
             raise
-        self.network.settle()
-        if restarts(begun.spec.restart_policy):
-            self.docker.set_restart_policy(self.container, begun.spec.restart_policy)
-        for old in self.placement.remove:
-            self.docker.remove(old, force=False, volumes=False)
+        self._last.run()
         self.incoming.release()
 
     def finish(self) -> Filled:
         """The source has stopped its copy: nothing is left to be remembered.
 
         Waits until the memory is filled in. Raises MemoryLost when it never will be; the
-        container has ended then.
+        container has ended then. AgentFailed when a step of `settle` fails once more.
         """
         begun, journal = self._session
         if not self.running:
@@ -322,6 +330,7 @@ class Destination:
         try:
             filled = self.incoming.filled()
             self._refuse_ended()
+            self._last.run()
             return filled
         finally:
             self._close()

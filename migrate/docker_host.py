@@ -36,8 +36,8 @@ TIMEOUT = 60
 """Seconds that a call may take to answer."""
 
 PATIENCE = 3600
-"""The same for calls that wait for something of ours: a start waits for the checkpoint to arrive,
-the first byte of `docker save` for the whole image to be packed."""
+"""The same for calls that take long: before the first byte of `docker save` the whole image is
+packed."""
 
 Inspect = dict[str, Any]
 
@@ -114,14 +114,15 @@ class DockerHost:
             )
             client._raise_for_status(response)
 
-    def start(self, container: str) -> None:
-        """Start a container; with our runtime this waits for the restore to end (`PATIENCE`).
+    def start(self, container: str, patience: int = PATIENCE) -> None:
+        """Start a container; with our runtime this waits for the restore to end (up to `patience`
+        seconds).
 
         Raises `ContainerNotFound`, or `RestoreFailed` with dockerd's reason.
         """
         with (
             _mapped("start the container", ContainerNotFound, RestoreFailed, RestoreFailed),
-            closing(self._patient()) as client,
+            closing(self._connect(patience)) as client,
         ):
             client.start(container)
 

@@ -25,6 +25,8 @@ from migrate.restore_supervisor import DOOMED
 from transport.errors import Failure
 
 PENDING = Path("/run/migrate/pending")
+HELD = 7 * 86400
+"""Seconds that pre-copy may take: who dies meanwhile is noticed by the socket to it."""
 DOCKER_S_REASON = 5.0  # seconds that it may come after the supervisor's
 
 
@@ -62,6 +64,7 @@ class HeldRestore:
             "work": str(self._work),
             "criu_options": self._options,
             "deaf": self._deaf,
+            "images_timeout": HELD,
         }
         (self.directory / "pending.json").write_text(json.dumps(pending))
         self._listener = socket.socket(socket.AF_UNIX)
@@ -78,7 +81,7 @@ class HeldRestore:
 
     def _call_start(self) -> None:
         try:
-            self._docker.start(self.container)
+            self._docker.start(self.container, HELD)
         except Failure as failure:
             self._events.put({"event": "failed", "reason": failure.message, "final": True})
         else:
@@ -105,6 +108,17 @@ class HeldRestore:
             self._supervisor.sendall(json.dumps({"do": word}).encode() + b"\n")
         except OSError as problem:
             raise RestoreFailed(f"the restore's supervisor is gone: {problem.strerror}") from None
+
+    def check(self) -> None:
+        """Raise RestoreFailed when it has failed while nobody waited: as when dockerd has ended."""
+        heard = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                heard.append(self._events.get_nowait())
+        for one in heard:
+            self._events.put(one)
+        if any(one["event"] in ("failed", "gone") for one in heard):
+            self.wait("ready", DOCKER_S_REASON)
 
     def wait(self, event: str, timeout: float) -> dict[str, Any]:
         """Wait up to `timeout` seconds for an event; others that come meanwhile are kept.

@@ -96,6 +96,7 @@ class Fake(Destination):
         self.log: list[str] = []
         self.fail: dict[str, Exception] = {}
         self.parts: list[Any] = []
+        self._held = None
 
     @property
     def incoming(self) -> Any:

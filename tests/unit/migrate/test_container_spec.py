@@ -119,6 +119,14 @@ def test_no_entrypoint_is_not_the_images_entrypoint(entrypoint: list[str] | None
     assert body["Entrypoint"] == [""]
 
 
+@pytest.mark.parametrize(("seconds", "kept"), [(0, True), (7, True), (None, False)])
+def test_a_stop_timeout_of_nothing_is_kept(seconds: int | None, kept: bool) -> None:
+    container = inspects.container("1.51")
+    container["Config"]["StopTimeout"] = seconds
+    body = create_request(spec_of(container), "1.51", "redis:7").body
+    assert ("StopTimeout" in body, body.get("StopTimeout")) == (kept, seconds)
+
+
 def test_unmasked_paths_stay_unmasked() -> None:
     container = inspects.container("1.51")
     container["HostConfig"] |= {"MaskedPaths": [], "ReadonlyPaths": None}

@@ -36,6 +36,7 @@ class World:
         self.destination = made = Destination(facts)
         made.begun = self.any(session=SESSION, spec=self.any(restart_policy={"Name": "no"}))
         made.placement = self.any(remove=[])
+        made.docker = self.any()
         self.journal = made.journal = Journal.create(
             Header(SESSION, "destination", "c" * 64, "app", "hosta", 0.0), top / "journal"
         )

@@ -42,6 +42,20 @@ def test_a_failure_ends_every_wait() -> None:
         it.wait("ready", 5)
 
 
+def test_a_failure_during_pre_copy_is_heard_before_the_freeze() -> None:
+    it = held({"event": "gone"}, {"event": "failed", "reason": "dockerd was ended", "final": True})
+    with pytest.raises(RestoreFailed, match="dockerd was ended"):
+        it.check()
+
+
+def test_while_all_is_well_nothing_is_heard_and_nothing_lost() -> None:
+    it = held()
+    it.check()
+    it = held({"event": "created", "rootfs": "/r"})
+    it.check()
+    assert it.wait("created", 0.5)["rootfs"] == "/r"
+
+
 def test_dockers_own_reason_is_waited_for_when_the_supervisor_is_gone() -> None:
     it = held({"event": "gone"}, {"event": "failed", "reason": "dockerd says why"})
     with pytest.raises(RestoreFailed, match="dockerd says why"):
