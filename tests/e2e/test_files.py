@@ -21,15 +21,20 @@ def test_files_are_as_the_program_left_them(world: World) -> None:
     to_and_fro(world, 4)
 
 
-def to_and_fro(world: Hosts[Any], hops: int) -> None:
-    """The program says what it believes, and finds it so, before and after each move."""
+def to_and_fro(world: Hosts[Any], hops: int, *, sends_image: bool = True) -> None:
+    """The program says what it believes, and finds it so, before and after each move.
+
+    `sends_image`: the other host has none, and gets it with the first move.
+    """
     world.start(world.a, "files", FILES)
     world.eventually(lambda: len(world.logs(world.a, "files")) > 3, "the workload does not start")
     here, there = world.a, world.b
-    there.run(["docker", "rmi", "-f", IMAGE], check=False)
+    if sends_image:
+        there.run(["docker", "rmi", "-f", IMAGE], check=False)
     for number in range(hops):
         summary = world.migrate(here, "files", there)
-        assert summary["image_sent"] == (number == 0), "the image goes once, and is kept there"
+        first = sends_image and number == 0
+        assert summary["image_sent"] == first, "the image goes once, and is kept there"
         here, there = there, here
         world.wait_for_output(here, "files")
         seen = states(world.logs(here, "files"))

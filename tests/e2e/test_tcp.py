@@ -39,8 +39,8 @@ def serve(world: Hosts[Any]) -> None:
 def connect(world: Hosts[Any]) -> subprocess.Popen[str]:
     world.client.write("/root/tcp_client.py", CLIENT.read_text())
     client = world.client.popen(
-        ["python3", "/root/tcp_client.py", ADDRESS, str(PORT), "--interval", "5", "--gap-ms", "100",
-         "--patience", str(world.patience / 4)]
+        ["python3", "/root/tcp_client.py", ADDRESS, str(PORT), "--interval", str(world.interval),
+         "--gap-ms", str(world.interval + 95), "--patience", str(world.patience / 4)]
     )  # fmt: skip
     assert client.stderr
     assert client.stderr.readline().strip() == "connected"

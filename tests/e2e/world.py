@@ -59,6 +59,8 @@ class Hosts(ABC, Generic[H]):
     # Limits for what hangs, not for what is slow.
     patience = 60.0  # seconds until something that should come to be so must be so
     move_timeout = 180.0  # seconds that a migration may take
+    pace: Sequence[str] = ()  # options of `docker create` for the workloads' pace
+    interval = 5  # ms between two questions of a client
 
     @property
     @abstractmethod
@@ -91,7 +93,7 @@ class Hosts(ABC, Generic[H]):
         """`docker run -d`; the workloads are copied in before the start. Gives the id."""
         if image == IMAGE:
             self.have_image(host)
-        made = host.run(["docker", "create", "--name", name, *options, image, *command])
+        made = host.run(["docker", "create", "--name", name, *self.pace, *options, image, *command])
         archive = str(WORKLOADS)
         tar = host.enter(["docker", "cp", "-", f"{name}:/"])
         with subprocess.Popen(

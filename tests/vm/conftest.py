@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def booted() -> Iterator[VmWorld]:
-    """Booting takes longer than most tests, so that all of them share one pair."""
+    """Booting takes longer than most tests, so that all of them share one pair.
+
+    Both machines get the image: to send it takes minutes here, and shows nothing that the lab does
+    not show.
+    """
     with pair("e2e") as made:
-        yield VmWorld(made)
+        world = VmWorld(made)
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(world.have_image, (world.a, world.b)))
+        yield world
 
 
 @pytest.fixture

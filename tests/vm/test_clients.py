@@ -21,7 +21,9 @@ PATIENT = {"tcp": ("--patience", "60"), "udp": ("--slack-ms", "500", "--before-m
 
 def ask(world: VmWorld, kind: str, port: int) -> subprocess.Popen[str]:
     argv = ["python3", f"/root/{kind}_client.py", world.a.address, str(port)]
-    client = world.client.popen([*argv, "--interval", "100", "--gap-ms", "1000", *PATIENT[kind]])
+    client = world.client.popen(
+        [*argv, "--interval", str(world.interval), "--gap-ms", "1000", *PATIENT[kind]]
+    )
     assert client.stderr
     assert client.stderr.readline().strip() == "connected"
     return client

@@ -9,7 +9,6 @@ from tests.e2e.world import assert_continuous, numbers
 from tests.vm.machine import Machine
 from tests.vm.world import VmWorld
 
-THERE_AND_BACK = 2
 LIMITS = ["--memory", "64m", "--pids-limit", "40", "--cpus", "0.5"]
 
 
@@ -42,7 +41,8 @@ def test_the_link_can_be_made_slow(world: VmWorld) -> None:
 
 
 def test_a_counter_of_another_user(world: VmWorld) -> None:
-    output = ping_pong(world, "counter", COUNTER, THERE_AND_BACK, "--user", "1000:1000")
+    """There and back, between two kernels that have been up for different times."""
+    output = ping_pong(world, "counter", COUNTER, 2, "--user", "1000:1000")
     counted = numbers(output)
     assert counted[0] == 1
     assert_continuous(counted)
@@ -63,7 +63,8 @@ def test_a_family_keeps_its_limits_and_its_own_cgroup(world: VmWorld) -> None:
     assert f"memory.max:{64 << 20}" in before
     world.wait_for_output(world.a, "family")
     members = len(world.a.sh("docker top family").splitlines())
-    world.migrate(world.a, "family", world.b, "--keep")
+    summary = world.migrate(world.a, "family", world.b, "--keep")
+    assert summary["memory_source"] == "predump", "the kernel's tracking is used unasked"
     assert limits(world.b) == before
     assert world.state(world.a, "family") == "exited"
     world.wait_for_output(world.b, "family")
@@ -80,23 +81,19 @@ def test_a_family_keeps_its_limits_and_its_own_cgroup(world: VmWorld) -> None:
 
 
 def test_open_files(world: VmWorld) -> None:
-    to_and_fro(world, THERE_AND_BACK)
+    to_and_fro(world, 1, sends_image=False)
 
 
 def test_a_tcp_connection(world: VmWorld) -> None:
     serve(world)
     client = connect(world)
-    here, there = world.a, world.b
-    for _ in range(THERE_AND_BACK):
-        world.answers_come()
-        world.migrate(here, "server", there)
-        world.route(there)
-        here, there = there, here
+    world.answers_come()
+    world.migrate(world.a, "server", world.b)
+    world.route(world.b)
     code, report = end(world, client)
     assert code == 0, report
     assert not report["errors"], report
-    # It really was away.
-    assert len(report["gaps"]) >= THERE_AND_BACK, report
+    assert report["gaps"], "it was never away"
     world.assert_clean()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.e2e.test_ping_pong import COUNTER
 from tests.vm.machine import Machine
 from tests.vm.world import VmWorld
 
@@ -60,12 +59,4 @@ def test_rounds(world: VmWorld) -> None:
         assert not found["broken"], found
         assert found["checked"] > PAGES
     assert {line["nonce"] for line in said(world, world.a) if "nonce" in line} == {nonce}
-    world.assert_clean()
-
-
-def test_without_being_told_the_kernels_tracking_is_used(world: VmWorld) -> None:
-    world.start(world.a, "counter", COUNTER, "--user", "1000")
-    world.wait_for_output(world.a, "counter")
-    assert world.migrate(world.a, "counter", world.b)["memory_source"] == "predump"
-    world.wait_for_output(world.b, "counter")
     world.assert_clean()

@@ -12,10 +12,13 @@ from tests.vm.pair import Pair
 
 
 class VmWorld(Hosts[Machine]):
-    """Patient: these machines are 10 to 20 times slower than what runs on this machine."""
+    """Patient: these machines are 10 to 20 times slower than what runs on this machine. Workloads
+    that ran at the lab's pace would take half of their time."""
 
     patience = 240.0
     move_timeout = 600.0
+    pace = ("-e", "PAUSE=0.2")
+    interval = 400
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The smallest workload: a number in a shell's memory, printed every 10 ms or so.
+# The smallest workload: a number in a shell's memory, printed every 10 ms or so ($PAUSE seconds).
 #
 # stdout: "N T" per line, N = 1, 2, 3... without a skip or a repetition, T = seconds of /proc/uptime
 # (hundredths). A container that was restarted instead of moved begins with 1 again.
@@ -10,5 +10,5 @@ while :; do
     n=$((n + 1))
     read -r now _ </proc/uptime
     echo "$n $now"
-    sleep 0.01
+    sleep "${PAUSE:-0.01}"
 done

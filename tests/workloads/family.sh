@@ -5,14 +5,14 @@
 #     producer (numbers) | filter (adds a word) | consumer (checks that N follows the one before)
 # and "BROKEN ..." when a number is skipped or repeated, or when a member of the family has died.
 # The numbers are in memory only, so a lost or repeated pipe buffer or a restarted process shows.
-# For busybox sh or dash. Ends on SIGTERM, with its children.
+# For busybox sh or dash. Ends on SIGTERM, with its children. A number comes every $PAUSE seconds.
 
 producer() {
     n=0
     while :; do
         n=$((n + 1))
         echo "$n"
-        sleep 0.01
+        sleep "${PAUSE:-0.01}"
     done
 }
 

@@ -33,7 +33,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-TICK = 0.05  # seconds
+TICK = float(os.environ.get("PAUSE", "0.05"))  # seconds
 LOG_LIMIT = 32 * 1024  # bytes: then a new log
 MAPPED = 3 * mmap.PAGESIZE
 XATTR = "user.tick"
