@@ -29,6 +29,7 @@ class World:
     def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[Any] = []
         self.lost: BaseException | None = None
+        self.no_rule: BaseException | None = None  # what a switch raises
         self.id_there = "ida"
         monkeypatch.setattr(forward_store, "DIRECTORY", top / "forwards")
         self.journal = Journal.create(
@@ -38,7 +39,7 @@ class World:
             lay=lambda record, adopting=False: self.log.append(("lay", record.role, adopting)),
             lead_away=lambda record: self.log.append("lead away"),
             Switch=lambda record, away: SimpleNamespace(
-                do=lambda: self.log.append(("switch", away)), close=lambda: None
+                do=lambda: self._switch(away=away), close=lambda: None
             ),
             hold=self._says("hold", ["an entry"]),
             adopt=self._says("adopt", ["an entry"]),
@@ -63,6 +64,11 @@ class World:
             return value
 
         return body
+
+    def _switch(self, *, away: bool) -> None:
+        self.log.append(("switch", away))
+        if self.no_rule:
+            raise self.no_rule
 
     def _remove(self, ident: str) -> None:
         self.log.append(("remove", ident))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from migrate import forward_store
-from migrate.errors import Unsupported
+from migrate.errors import CommandFailed, Unsupported
 from migrate.forward_record import ANCHOR, TARGET, Forward
 from migrate.messages import (
     EndForward,
@@ -140,6 +140,16 @@ def test_a_target_begins_afresh(world: World) -> None:
     arrival.settle()
     arrival.finish()
     assert world.log == []
+
+
+def test_a_rule_that_is_gone_already_does_not_undo_a_container_that_runs(world: World) -> None:
+    forward_store.write(forward(away=True))
+    arrival = Arrival(world.docker, world.journal, "d" * 64)
+    arrival.come_home(IDENT)
+    world.no_rule = CommandFailed("RTNETLINK answers: No such file or directory")
+    arrival.commit()
+    arrival.settle()  # deletes it once more
+    assert world.log[2:] == [("switch", False), "end", "load"]
 
 
 @pytest.mark.parametrize("record", [forward(id=SESSION), forward(TARGET)])
