@@ -51,7 +51,7 @@ def describe(record: Forward, *, laid: bool) -> str:
         what = f"{ports or 'its connections'} received here, passed on to {record.peer} {by}"
     else:
         what = f"runs here; {record.peer} receives {ports or 'for it'} and passes it on {by}"
-    state = "" if laid else " [not in force since a boot: migrate forward apply]"
+    state = "" if laid else " [not in force: migrate forward apply]"
     return f"{record.id}  {record.name}  {what}{state}"
 
 

@@ -15,7 +15,7 @@ import msgspec
 from migrate import conntrack, forward_probe, forward_rules, forward_store
 from migrate.conntrack import Entry
 from migrate.errors import CommandFailed, PlacementFailed
-from migrate.forward_record import ANCHOR, MARK, Forward, checked
+from migrate.forward_record import ANCHOR, MARK, PRIORITIES, Forward, checked
 from migrate.network_facts import SYSCTL
 from migrate.run import Waiting, run, tail
 
@@ -149,8 +149,20 @@ def remove(ident: str) -> None:
 
 
 def laid(forward: Forward) -> bool:
-    """Whether the kernel has the forward's table: it has not after a boot."""
-    return run(["nft", "list", "table", "ip", forward.nft_table], check=False, timeout=20).ok
+    """Whether the kernel has the forward's table, and the rule that leads away: not after a boot;
+    and systemd-networkd takes rules away that are not its own."""
+    if not run(["nft", "list", "table", "ip", forward.nft_table], check=False, timeout=20).ok:
+        return False
+    if forward.role == ANCHOR and (not forward.away or _coming_home(forward)):
+        return True
+    rule = run(["ip", "rule", "show", "priority", str(PRIORITIES + forward.slot)], check=False)
+    return bool(rule.stdout.strip())
+
+
+def _coming_home(forward: Forward) -> bool:
+    """Whether a move is under way that takes the rule away before the record says so."""
+    chain = ["nft", "list", "chain", "ip", forward.nft_table, "adopt"]
+    return forward.address in run(chain, check=False, timeout=20).stdout
 
 
 def _ip_batch(commands: Sequence[str]) -> None:

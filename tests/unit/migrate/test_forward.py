@@ -119,6 +119,34 @@ assert again() == (0, 2)  # no device to go out by
 
 
 @needs_root
+def test_a_rule_that_somebody_took_away_is_missed(tmp_path: Path) -> None:
+    """As systemd-networkd does when it is started again."""
+    inside(
+        tmp_path,
+        """
+import msgspec
+from migrate import forward_rules
+away = forward_store.claim(msgspec.structs.replace(forwards.forward(), away=True))
+target = forward_store.claim(msgspec.structs.replace(forwards.TARGETED, id="b" * 16))
+for record in (away, target):
+    forward.lay(record)
+    assert forward.laid(record)
+    sh(f"ip rule del {forward_rules.rule(record)}")
+    assert not forward.laid(record)
+    forward.lay(record)
+    assert forward.laid(record)
+# Not while a move home is under way: it takes the rule away, and the record says so later.
+sh(f"echo '{forward_rules.start_adopting(away)}' | nft -f -")
+sh(f"ip rule del {forward_rules.rule(away)}")
+assert forward.laid(away)
+# Nor of a move that has not led away yet.
+sh(f"echo '{forward_rules.end_adopting(away)}' | nft -f -")
+assert not forward.laid(away) and forward.laid(msgspec.structs.replace(away, away=False))
+""",
+    )
+
+
+@needs_root
 def test_without_dockers_chain_the_rules_are_in_forward(tmp_path: Path) -> None:
     inside(
         tmp_path,
