@@ -97,6 +97,8 @@ class Departure:
         self.choice = choose(
             self._wanted, self._session, view.spec, ends, self._known, self._anchor(there_id)
         )
+        if self.choice.mode == FORWARD and self.choice.anchor:
+            _refuse_second(self.choice.anchor)
         if self._buffer and self.choice.mode != FORWARD:
             self._unheld = "--buffer holds packets only where a forward begins at this host"
         return self.choice
@@ -172,9 +174,8 @@ class Departure:
 
     def _drop_stale(self, record: Forward) -> None:
         """One of an earlier move of this container, which it has come home from since."""
-        for other in forward_store.read_all():
-            if (other.role, other.network, other.address) == (ANCHOR, record.network,
-                                                              record.address):  # fmt: skip
+        for other in _to_the_address(record):
+            if not other.away:
                 forward.remove(other.id)
 
     def taken_along(self, networks: Sequence[NetworkSpec]) -> list[NetworkSpec]:
@@ -257,6 +258,24 @@ class Departure:
         if self._silence:
             self._silence.close()
         self._third.close()
+
+
+def _to_the_address(record: Forward) -> list[Forward]:
+    """The forwards that this host receives for, to the same address of the same network."""
+    wanted = ANCHOR, record.network, record.address
+    return [f for f in forward_store.read_all() if (f.role, f.network, f.address) == wanted]
+
+
+def _refuse_second(record: Forward) -> None:
+    """Docker gives the address of a container that has moved away to a new one."""
+    for other in _to_the_address(record):
+        if other.away:
+            raise Unsupported(
+                f"clients of `{other.name}`, which has moved to {other.peer}, come by this "
+                f"container's address {record.address}: there cannot be a second forward to it",
+                f"`migrate forward remove {other.id}` ends that one; --network-mode none moves "
+                "this one without",
+            )
 
 
 class Ending:

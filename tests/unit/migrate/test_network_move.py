@@ -47,6 +47,20 @@ def test_what_an_earlier_move_left_goes(world: World) -> None:
     assert ("remove", IDENT) in world.log
 
 
+def test_the_forward_of_another_that_had_the_address_before_stays(world: World) -> None:
+    other = forward(away=True, name="other")
+    forward_store.write(other)
+    with pytest.raises(Unsupported, match="clients of `other`, which has moved to hostb") as said:
+        world.departs()
+    assert f"migrate forward remove {IDENT}" in said.value.remedy
+    world.departs("none").prepare("B", world.journal)  # type: ignore[arg-type]
+    assert world.log == []
+    assert forward_store.read_all() == [other]
+    forward_store.write(forward(away=True, address="10.99.0.11"))
+    world.departs().prepare("B", world.journal)  # type: ignore[arg-type]
+    assert ("remove", IDENT) not in world.log
+
+
 def test_the_end_of_the_copy_is_framed(world: World) -> None:
     world.departs().prepare("B", world.journal)  # type: ignore[arg-type]
     world.log.clear()
