@@ -90,6 +90,13 @@ def adopt(forward: Forward) -> list[Entry]:
     return hold(forward)
 
 
+def stay_away(forward: Forward) -> None:
+    """The container did not come home after all: who gets its address here is somebody else. (After
+    a boot there may be no table to say it to.)"""
+    lead_away(forward)
+    run(["nft", "-f", "-"], stdin=forward_rules.end_adopting(forward), check=False, timeout=20)
+
+
 def settle(forward: Forward, entries: Sequence[Entry]) -> Forward:
     """Docker's copy at the anchor is gone: make the connections anew that it has flushed, and no
     longer take every packet to that address for the container's. The record says `away`."""

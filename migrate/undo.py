@@ -242,7 +242,7 @@ def undo(step: Step) -> None:
             forward.remove(ident)
         case LeadAway(ident):
             if record := forward_store.find(ident):
-                forward.lead_away(record)
+                forward.stay_away(record)
         case EndForwardAt(peer, ident):
             with AgentLink(peer) as link:
                 link.greet()

@@ -119,6 +119,33 @@ assert again() == (0, 2)  # no device to go out by
 
 
 @needs_root
+def test_one_that_did_not_come_home_is_led_away_and_its_address_is_nobodys(tmp_path: Path) -> None:
+    inside(
+        tmp_path,
+        """
+import msgspec
+from migrate import conntrack
+from migrate.undo import LeadAway, undo
+conntrack.present = lambda: False
+away = forward_store.claim(msgspec.structs.replace(forwards.forward(), away=True))
+forward.lay(away)
+before = sh(f"nft list table ip {away.nft_table}")
+forward.adopt(away)
+home = forward.Switch(away, away=False)
+home.do()
+assert sh(f"nft list table ip {away.nft_table}") != before
+for _ in range(2):
+    undo(LeadAway(away.id))
+    assert sh(f"nft list table ip {away.nft_table}") == before
+    assert sh("ip rule").count("7700:") == 1
+sh(f"nft delete table ip {away.nft_table}; ip rule del priority 7700")  # a boot
+undo(LeadAway(away.id))
+assert sh("ip rule").count("7700:") == 1
+""",
+    )
+
+
+@needs_root
 def test_a_rule_that_somebody_took_away_is_missed(tmp_path: Path) -> None:
     """As systemd-networkd does when it is started again."""
     inside(
