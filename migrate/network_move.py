@@ -28,7 +28,17 @@ from migrate.messages import (
     TakeAddresses,
 )
 from migrate.network_facts import NetworkFacts
-from migrate.network_mode import FOLLOW, FORWARD, FRONTEND, HOME, NONE, Choice, Ends, choose
+from migrate.network_mode import (
+    FOLLOW,
+    FORWARD,
+    FRONTEND,
+    HOME,
+    NONE,
+    SAME_L2,
+    Choice,
+    Ends,
+    choose,
+)
 from migrate.networks import NetworkSpec
 from migrate.protocol import call
 from migrate.run import run
@@ -237,7 +247,7 @@ class Departure:
         return [*([self._unheld] if self._unheld else []), *self._settled()]
 
     def _settled(self) -> list[str]:
-        if self.choice.mode in (NONE, FRONTEND) and self._known:
+        if self.choice.mode in (NONE, FRONTEND, SAME_L2) and self._known:
             return [warning] if (warning := end_both(self._known)) else []
         if self.choice.mode != FOLLOW or not self._known or not self._third_host:
             return []
