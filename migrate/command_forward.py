@@ -9,7 +9,7 @@ import sys
 from migrate import forward, forward_store
 from migrate.errors import ContainerNotFound
 from migrate.forward_record import ANCHOR, Forward
-from migrate.network_move import end_both, lay_again
+from migrate.forward_upkeep import end_both, lay_again
 from transport.errors import BadTarget
 
 

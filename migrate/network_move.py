@@ -13,14 +13,14 @@ from migrate import announce, forward, forward_probe, forward_store, packet_hold
 from migrate.agent_link import AgentLink
 from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
-from migrate.errors import CommandFailed, ContainerNotFound, HostUnfit, Unsupported
-from migrate.forward_record import ANCHOR, TARGET, Forward, bridge_name
+from migrate.errors import CommandFailed, HostUnfit, Unsupported
+from migrate.forward_record import ANCHOR, Forward, bridge_name
+from migrate.forward_upkeep import ANSWER, end_both, forward_to
 from migrate.frontend_link import FrontendLink
 from migrate.journal import Header, Journal
 from migrate.messages import (
     AdoptConnections,
     Done,
-    EndForward,
     FollowForward,
     HomeForward,
     SetForward,
@@ -47,8 +47,6 @@ from migrate.source_view import SourceView
 from migrate.undo import EndForwardAt, RemoveForward, StayHere
 from transport.channel import Channel
 from transport.errors import Failure
-
-ANSWER = 60.0
 
 
 class Peer(Protocol):
@@ -314,63 +312,11 @@ class Ending:
             forward.settle(self._anchor, self._entries)
 
 
-def end_both(record: Forward) -> str:
-    """End a forward here and at the other host; gives a warning, or ''."""
-    forward.remove(record.id)
-    try:
-        with AgentLink(record.peer) as link:
-            if link.greet().host_id == record.peer_id:
-                call(link.channel, EndForward(record.id), Done, ANSWER)
-                return ""
-            problem = f"{record.peer} is another host now"
-    except Failure as failure:
-        problem = failure.message
-    return f"{record.peer} could not be told: {problem}; `migrate forward remove` there does it"
-
-
-def lay_again(*, all_of_them: bool = True) -> tuple[list[str], list[Failure]]:
-    """Lay the forwards on record, as after a boot; one to a container that is gone ends.
-
-    Gives what was done, in sentences, and what failed. Not `all_of_them`: those not in force.
-    """
-    said: list[str] = []
-    failed: list[Failure] = []
-    for record in forward_store.read_all():
-        if not all_of_them and forward.laid(record):
-            continue
-        try:
-            if record.role == TARGET and not _there(record.container):
-                said.append(f"forward {record.id}: container {record.name} is gone; it ends")
-                if warning := end_both(record):
-                    said.append(warning)
-                continue
-            forward.lay(record)
-            said.append(f"forward {record.id} of container {record.name} is in force")
-        except Failure as failure:
-            failed.append(failure)
-    return said, failed
-
-
-def _there(container: str) -> bool:
-    try:
-        DockerHost().inspect_container(container)
-    except ContainerNotFound:
-        return False
-    return True
-
-
 def _switch_over(record: Forward) -> None:
     """What `Departure.committed` could not do, since the process died, or the anchor is gone."""
     with suppress(Failure), AgentLink(record.peer) as link:
         link.greet()
         call(link.channel, SwitchForward(record.id, record.successor), Done, ANSWER)
-
-
-def forward_to(container: str) -> Forward | None:
-    """The record of the forward that ends in a container of this host (by its id)."""
-    return next(
-        (f for f in forward_store.read_all() if f.role == TARGET and f.container == container), None
-    )
 
 
 def _source_of(address: str | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from migrate import conntrack, forward_store, network_arrival, network_move
+from migrate import conntrack, forward_store, forward_upkeep, network_arrival, network_move
 from migrate.container_spec import ContainerSpec
 from migrate.forward_record import Forward
 from migrate.journal import Header, Journal
@@ -48,10 +48,11 @@ class World:
             remove=self._remove,
             forget_neighbour=self._says("forget neighbour"),
         )
-        for module in (network_move, network_arrival):
+        for module in (network_move, network_arrival, forward_upkeep):
             monkeypatch.setattr(module, "forward", rules)
             monkeypatch.setattr(module, "call", self._call, raising=False)
-        monkeypatch.setattr(network_move, "AgentLink", self._link)
+        for linked in (network_move, forward_upkeep):
+            monkeypatch.setattr(linked, "AgentLink", self._link)
         monkeypatch.setattr(network_move, "_source_of", lambda address: "10.77.0.11")
         monkeypatch.setattr(conntrack, "present", lambda: True)
         for name in ("forget", "load"):

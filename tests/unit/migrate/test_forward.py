@@ -100,9 +100,9 @@ def test_after_a_boot_all_that_were_in_force_are_laid_again(tmp_path: Path) -> N
 import msgspec
 away = forward_store.claim(msgspec.structs.replace(forwards.forward(), away=True))
 target = forward_store.claim(msgspec.structs.replace(forwards.TARGETED, id="b" * 16))
-from migrate import network_move
-network_move._there = lambda container: True
-again = lambda **more: tuple(map(len, network_move.lay_again(**more)))
+from migrate import forward_upkeep
+forward_upkeep._there = lambda container: True
+again = lambda **more: tuple(map(len, forward_upkeep.lay_again(**more)))
 assert again(all_of_them=False) == (2, 0)
 assert again(all_of_them=False) == (0, 0)
 assert again() == (2, 0)

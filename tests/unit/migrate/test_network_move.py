@@ -7,6 +7,7 @@ import pytest
 from migrate import forward_store
 from migrate.errors import CommandFailed, Unsupported
 from migrate.forward_record import ANCHOR, TARGET, Forward
+from migrate.forward_upkeep import end_both
 from migrate.messages import (
     EndForward,
     FollowForward,
@@ -15,7 +16,7 @@ from migrate.messages import (
     SwitchForward,
 )
 from migrate.network_arrival import Arrival
-from migrate.network_move import Ending, end_both
+from migrate.network_move import Ending
 from migrate.undo import EndForwardAt, LeadAway, RemoveForward
 from tests.unit.migrate.forwards import IDENT, forward
 from tests.unit.migrate.network_world import SESSION, World, known, world
