@@ -46,6 +46,9 @@ def show(given: argparse.Namespace) -> int:
 def describe(record: Forward, *, laid: bool) -> str:
     """A forward in a line."""
     ports = " ".join(f"{p.host_ip or '*'}:{p.host_port}/{p.protocol}" for p in record.ports)
+    if record.left:
+        gone = f"moved on; {record.peer} still leads its clients here"
+        return f"{record.id}  {record.name}  {gone} [migrate recover tells it]"
     by = "by a tunnel" if record.path.kind == "vxlan" else "directly"
     if record.role == ANCHOR:
         what = f"{ports or 'its connections'} received here, passed on to {record.peer} {by}"

@@ -143,8 +143,19 @@ def end(forward: Forward) -> None:
 def remove(ident: str) -> None:
     """Take a forward away from this host, whatever there is of it."""
     forward = forward_store.find(ident)
-    if forward is None:
-        return
+    if forward:
+        _take_away(forward)
+        forward_store.delete(ident)
+
+
+def leave_note(forward: Forward) -> None:
+    """At the target, which the container is about to leave, while the anchor cannot be told: only
+    the record stays, for `migrate recover`."""
+    _take_away(forward)
+    forward_store.write(msgspec.structs.replace(forward, container=""))
+
+
+def _take_away(forward: Forward) -> None:
     run(["ip", "-force", "-batch", "-"], stdin="\n".join(forward_rules.way_removal(forward)) + "\n",
         check=False, timeout=20)  # fmt: skip
     run(["nft", "-f", "-"], stdin=forward_rules.removal(forward), timeout=20)
@@ -152,7 +163,6 @@ def remove(ident: str) -> None:
         _delete_tagged(table, forward.tag)
     if forward.container:
         (WATCHED / forward.container).unlink(missing_ok=True)
-    forward_store.delete(ident)
 
 
 def laid(forward: Forward) -> bool:

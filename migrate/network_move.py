@@ -15,7 +15,7 @@ from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
 from migrate.errors import CommandFailed, HostUnfit, Unsupported
 from migrate.forward_record import ANCHOR, Forward, bridge_name
-from migrate.forward_upkeep import ANSWER, end_both, forward_to
+from migrate.forward_upkeep import ANSWER, end_both, forward_to, still_leads_here, told
 from migrate.frontend_link import FrontendLink
 from migrate.journal import Header, Journal
 from migrate.messages import (
@@ -253,7 +253,7 @@ class Departure:
         try:
             call(self._third_host.channel, switch, Done, ANSWER)
         except Failure as failure:
-            return [f"{self._known.peer} still leads its clients here: {failure.message}"]
+            return [still_leads_here(self._known, failure)]
         forward.remove(self._known.id)
         return []
 
@@ -302,21 +302,15 @@ class Ending:
             forward.lead_away(self._anchor)  # done already, unless a crash came between
             self._entries = forward.hold(self._anchor)
         if self._target:  # before its end is noticed (migrate/forward_end.py): it only moves on
-            if self._target.successor:
-                _switch_over(self._target)
-            forward.remove(self._target.id)
+            if self._target.successor and not told(self._target):
+                forward.leave_note(self._target)
+            else:
+                forward.remove(self._target.id)
 
     def settle(self) -> None:
         """The copy is gone."""
         if self._anchor:
             forward.settle(self._anchor, self._entries)
-
-
-def _switch_over(record: Forward) -> None:
-    """What `Departure.committed` could not do, since the process died, or the anchor is gone."""
-    with suppress(Failure), AgentLink(record.peer) as link:
-        link.greet()
-        call(link.channel, SwitchForward(record.id, record.successor), Done, ANSWER)
 
 
 def _source_of(address: str | None) -> str:

@@ -30,6 +30,7 @@ class World:
         self.log: list[Any] = []
         self.lost: BaseException | None = None
         self.no_rule: BaseException | None = None  # what a switch raises
+        self.refuses: dict[type, BaseException] = {}  # what another host answers
         self.id_there = "ida"
         monkeypatch.setattr(forward_store, "DIRECTORY", top / "forwards")
         self.journal = Journal.create(
@@ -46,6 +47,7 @@ class World:
             settle=lambda record, entries: self.log.append(("settle", entries)),
             end=self._says("end"),
             remove=self._remove,
+            leave_note=self._leave_note,
             forget_neighbour=self._says("forget neighbour"),
         )
         for module in (network_move, network_arrival, forward_upkeep):
@@ -75,6 +77,10 @@ class World:
         self.log.append(("remove", ident))
         forward_store.delete(ident)
 
+    def _leave_note(self, record: Forward) -> None:
+        self.log.append("leave note")
+        forward_store.write(msgspec.structs.replace(record, container=""))
+
     @contextmanager
     def _link(self, host: str) -> Iterator[Any]:
         if self.lost:
@@ -86,8 +92,8 @@ class World:
 
     def _call(self, channel: Any, message: Any, *_: Any) -> None:
         self.log.append((channel, type(message)))
-        if self.lost:
-            raise self.lost
+        if refusal := self.lost or self.refuses.get(type(message)):
+            raise refusal
 
     def departs(
         self,

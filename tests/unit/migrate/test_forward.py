@@ -66,6 +66,25 @@ forward.remove(record.id)
 
 
 @needs_root
+def test_where_an_anchor_is_still_to_be_told_only_the_record_stays(tmp_path: Path) -> None:
+    inside(
+        tmp_path,
+        """
+record = forward_store.claim(forwards.TARGETED)
+forward.lay(record)
+forward.leave_note(record)
+assert state() == "", state()
+assert list(forward.WATCHED.iterdir()) == []
+(left,) = forward_store.read_all()
+assert left.left and not record.left
+forward.leave_note(left)
+forward.remove(record.id)
+assert forward_store.read_all() == []
+""",
+    )
+
+
+@needs_root
 def test_the_switch_is_one_rule_there_and_back(tmp_path: Path) -> None:
     inside(
         tmp_path,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from migrate import forward_store
-from migrate.errors import CommandFailed, Unsupported
+from migrate.command_forward import describe
+from migrate.errors import CommandFailed, PlacementFailed, Unsupported
 from migrate.forward_record import ANCHOR, TARGET, Forward
-from migrate.forward_upkeep import end_both
+from migrate.forward_upkeep import end_both, lay_again
 from migrate.messages import (
     EndForward,
     FollowForward,
@@ -103,11 +104,70 @@ def test_an_anchor_lost_after_commit_is_a_warning_and_asked_once_more(world: Wor
     departure = world.departs()
     departure.prepare("C", world.journal)  # type: ignore[arg-type]
     world.lost = HostUnreachable("no route")
-    assert departure.committed() == ["hosta still leads its clients here: no route"]
+    (warning,) = departure.committed()
+    assert "hosta still leads the clients of web to this host: no route" in warning
+    assert f"`migrate forward remove {IDENT}` gives up" in warning
     world.lost = None
     world.log.clear()
     Ending(world.journal.header).hold()
     assert world.log == [("hosta", SwitchForward), ("hung up", "hosta"), ("remove", IDENT)]
+
+
+def moved_on_untold(world: World) -> None:
+    """It runs at C; the anchor could not be told, and the copy here has ended."""
+    known()
+    departure = world.departs()
+    departure.prepare("C", world.journal)  # type: ignore[arg-type]
+    world.lost = HostUnreachable("no route")
+    departure.committed()
+    ending = Ending(world.journal.header)
+    ending.hold()
+    ending.settle()
+    assert world.log[-1] == "leave note"
+    Ending(world.journal.header).hold()  # once more, by the guard: it is recover's business now
+    world.log.clear()
+
+
+def test_an_anchor_that_stays_lost_is_told_by_recover(world: World) -> None:
+    moved_on_untold(world)
+    said, failed = lay_again(all_of_them=False)
+    assert (said, [type(one) for one in failed]) == ([], [HostUnreachable])
+    assert f"`migrate forward remove {IDENT}` gives up" in failed[0].message
+    world.lost, world.id_there = None, "another"
+    assert "hosta is another host now" in lay_again()[1][0].message
+    world.id_there = "ida"
+    world.log.clear()
+    said, failed = lay_again(all_of_them=False)
+    assert (len(said), failed) == (1, [])
+    assert world.log == [("hosta", SwitchForward), ("hung up", "hosta"), ("remove", IDENT)]
+    assert lay_again() == ([], [])
+
+
+def test_an_anchor_that_is_gone_for_good_is_given_up_by_hand(world: World) -> None:
+    moved_on_untold(world)
+    (record,) = forward_store.read_all()
+    assert "hosta still leads its clients here" in describe(record, laid=False)
+    assert "no route" in end_both(record)  # `migrate forward remove`
+    assert lay_again() == ([], [])
+
+
+def test_an_anchor_that_has_no_such_way_any_more_has_answered(world: World) -> None:
+    """The container has moved on from C, or home: what leads here ends."""
+    moved_on_untold(world)
+    world.lost, world.refuses = None, {SwitchForward: PlacementFailed("no forward was laid here")}
+    (said,), failed = lay_again()
+    assert (said.endswith("ends"), failed) == (True, [])
+    assert [entry for entry in world.log if entry[0] == "hosta"] == [
+        ("hosta", SwitchForward), ("hosta", EndForward),
+    ]  # fmt: skip
+    assert forward_store.read_all() == []
+
+
+def test_a_successor_of_a_move_that_was_undone_is_nothing_to_tell(world: World) -> None:
+    known(successor="e" * 16)
+    world.refuses = {SwitchForward: PlacementFailed("no forward was laid here")}
+    Ending(world.journal.header).hold()
+    assert world.log[-1] == ("remove", IDENT)
 
 
 def test_an_anchor_that_cannot_be_told_is_said_before_anything_is_done(world: World) -> None:
