@@ -81,6 +81,17 @@ def still_leads_here(record: Forward, failure: Failure) -> str:
     )
 
 
+def untold(session: str) -> Forward | None:
+    """The record of a forward here of which the anchor is still to be told of that session."""
+    return next((f for f in forward_store.read_all() if f.left and f.successor == session), None)
+
+
+def tell_late(session: str) -> str:
+    """Tell it; '' when there is none, as when somebody was faster. Raises Failure."""
+    record = untold(session)
+    return _tell_late(record) if record else ""
+
+
 def _tell_late(record: Forward) -> str:
     """The container has moved on, and the anchor could not be told then. Gives what was done."""
     try:

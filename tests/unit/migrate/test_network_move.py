@@ -8,7 +8,7 @@ from migrate import forward_store
 from migrate.command_forward import describe
 from migrate.errors import CommandFailed, PlacementFailed, Unsupported
 from migrate.forward_record import ANCHOR, TARGET, Forward
-from migrate.forward_upkeep import end_both, lay_again
+from migrate.forward_upkeep import end_both, lay_again, tell_late, untold
 from migrate.messages import (
     EndForward,
     FollowForward,
@@ -141,6 +141,17 @@ def test_an_anchor_that_stays_lost_is_told_by_recover(world: World) -> None:
     assert (len(said), failed) == (1, [])
     assert world.log == [("hosta", SwitchForward), ("hung up", "hosta"), ("remove", IDENT)]
     assert lay_again() == ([], [])
+
+
+def test_an_anchor_that_stays_lost_is_told_by_the_guard(world: World) -> None:
+    moved_on_untold(world)
+    assert untold(SESSION)
+    assert not untold("e" * 16)
+    with pytest.raises(HostUnreachable, match="still leads the clients of web to this host"):
+        tell_late(SESSION)
+    world.lost = None
+    assert "hosta leads the clients" in tell_late(SESSION)
+    assert tell_late(SESSION) == ""
 
 
 def test_an_anchor_that_is_gone_for_good_is_given_up_by_hand(world: World) -> None:
