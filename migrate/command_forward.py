@@ -9,7 +9,7 @@ import sys
 from migrate import forward, forward_store
 from migrate.errors import ContainerNotFound
 from migrate.forward_record import ANCHOR, Forward
-from migrate.network_move import end_both, lay_again
+from migrate.forward_upkeep import end_both, lay_again
 from transport.errors import BadTarget
 
 
@@ -46,12 +46,15 @@ def show(given: argparse.Namespace) -> int:
 def describe(record: Forward, *, laid: bool) -> str:
     """A forward in a line."""
     ports = " ".join(f"{p.host_ip or '*'}:{p.host_port}/{p.protocol}" for p in record.ports)
+    if record.left:
+        gone = f"moved on; {record.peer} still leads its clients here"
+        return f"{record.id}  {record.name}  {gone} [migrate recover tells it]"
     by = "by a tunnel" if record.path.kind == "vxlan" else "directly"
     if record.role == ANCHOR:
         what = f"{ports or 'its connections'} received here, passed on to {record.peer} {by}"
     else:
         what = f"runs here; {record.peer} receives {ports or 'for it'} and passes it on {by}"
-    state = "" if laid else " [not in force since a boot: migrate forward apply]"
+    state = "" if laid else " [not in force: migrate forward apply]"
     return f"{record.id}  {record.name}  {what}{state}"
 
 

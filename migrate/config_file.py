@@ -26,8 +26,9 @@ def read(path: Path) -> str | None:
         raise ConfigBroken(f"{path} cannot be read: {error.strerror}", "run as root") from error
 
 
-def replace(path: Path, content: str | None, *, like: Path) -> None:
-    """Write `content` atomically, with mode and owner of the file `like`; None removes the file.
+def replace(path: Path, content: str | None, *, like: Path, mode: int = 0o644) -> None:
+    """Write `content` atomically, with mode and owner of the file `like`, or `mode` where there is
+    no such file; None removes the file.
 
     A file that has this content already is not touched. Raises OSError; see `as_root`.
     """
@@ -44,7 +45,7 @@ def replace(path: Path, content: str | None, *, like: Path) -> None:
             try:
                 stat = like.stat()
             except FileNotFoundError:
-                os.fchmod(fd, 0o644)
+                os.fchmod(fd, mode)
             else:
                 os.fchown(fd, stat.st_uid, stat.st_gid)
                 os.fchmod(fd, stat.st_mode & 0o7777)

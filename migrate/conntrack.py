@@ -183,6 +183,8 @@ def load(entries: Sequence[Entry], address: str, mark: int, tries: int = 3) -> i
 
     A packet may be faster and make one itself, which ends the loading of the rest: then again.
     """
+    if not entries:  # as where the program is not installed
+        return 0
     missing: list[Entry] = []
     made = 0
     for _ in range(tries):

@@ -15,7 +15,7 @@ import msgspec
 from migrate import conntrack, forward_probe, forward_rules, forward_store
 from migrate.conntrack import Entry
 from migrate.errors import CommandFailed, PlacementFailed
-from migrate.forward_record import ANCHOR, MARK, Forward, checked
+from migrate.forward_record import ANCHOR, MARK, PRIORITIES, Forward, checked
 from migrate.network_facts import SYSCTL
 from migrate.run import Waiting, run, tail
 
@@ -90,6 +90,13 @@ def adopt(forward: Forward) -> list[Entry]:
     return hold(forward)
 
 
+def stay_away(forward: Forward) -> None:
+    """The container did not come home after all: who gets its address here is somebody else. (After
+    a boot there may be no table to say it to.)"""
+    lead_away(forward)
+    run(["nft", "-f", "-"], stdin=forward_rules.end_adopting(forward), check=False, timeout=20)
+
+
 def settle(forward: Forward, entries: Sequence[Entry]) -> Forward:
     """Docker's copy at the anchor is gone: make the connections anew that it has flushed, and no
     longer take every packet to that address for the container's. The record says `away`."""
@@ -136,8 +143,19 @@ def end(forward: Forward) -> None:
 def remove(ident: str) -> None:
     """Take a forward away from this host, whatever there is of it."""
     forward = forward_store.find(ident)
-    if forward is None:
-        return
+    if forward:
+        _take_away(forward)
+        forward_store.delete(ident)
+
+
+def leave_note(forward: Forward) -> None:
+    """At the target, which the container is about to leave, while the anchor cannot be told: only
+    the record stays, for `migrate recover`."""
+    _take_away(forward)
+    forward_store.write(msgspec.structs.replace(forward, container=""))
+
+
+def _take_away(forward: Forward) -> None:
     run(["ip", "-force", "-batch", "-"], stdin="\n".join(forward_rules.way_removal(forward)) + "\n",
         check=False, timeout=20)  # fmt: skip
     run(["nft", "-f", "-"], stdin=forward_rules.removal(forward), timeout=20)
@@ -145,12 +163,23 @@ def remove(ident: str) -> None:
         _delete_tagged(table, forward.tag)
     if forward.container:
         (WATCHED / forward.container).unlink(missing_ok=True)
-    forward_store.delete(ident)
 
 
 def laid(forward: Forward) -> bool:
-    """Whether the kernel has the forward's table: it has not after a boot."""
-    return run(["nft", "list", "table", "ip", forward.nft_table], check=False, timeout=20).ok
+    """Whether the kernel has the forward's table, and the rule that leads away: not after a boot;
+    and systemd-networkd takes rules away that are not its own."""
+    if not run(["nft", "list", "table", "ip", forward.nft_table], check=False, timeout=20).ok:
+        return False
+    if forward.role == ANCHOR and (not forward.away or _coming_home(forward)):
+        return True
+    rule = run(["ip", "rule", "show", "priority", str(PRIORITIES + forward.slot)], check=False)
+    return bool(rule.stdout.strip())
+
+
+def _coming_home(forward: Forward) -> bool:
+    """Whether a move is under way that takes the rule away before the record says so."""
+    chain = ["nft", "list", "chain", "ip", forward.nft_table, "adopt"]
+    return forward.address in run(chain, check=False, timeout=20).stdout
 
 
 def _ip_batch(commands: Sequence[str]) -> None:

@@ -15,8 +15,8 @@ from migrate.cli import with_sbin
 from migrate.docker_host import DockerHost
 from migrate.errors import ContainerNotFound
 from migrate.forward import WATCHED
+from migrate.forward_upkeep import end_both, forward_to
 from migrate.guard import LOG
-from migrate.network_move import end_both, forward_to
 
 GRACE = 3.0  # seconds: `docker restart` ends a container and starts it again
 POLL = 1.0

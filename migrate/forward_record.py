@@ -62,10 +62,10 @@ class Forward(msgspec.Struct, frozen=True):
     `subnet`, `bridge`: of it. `peer`: how the other host is called in SSH; `peer_id`: its
     `host_id`.
 
-    `container`: its id at the target (only the target's record has it). `away`: (anchor) packets
-    really go to the target. `successor`: (target) the forward that the anchor is to use when the
-    container moves on to a third host. `slot`: number of its routing table and rule, from TABLES
-    and PRIORITIES on.
+    `container`: its id at the target (only the target's record has it; "" once it has moved on and
+    the anchor is still to be told). `away`: (anchor) packets really go to the target. `successor`:
+    (target) the forward that the anchor is to use when the container moves on to a third host.
+    `slot`: number of its routing table and rule, from TABLES and PRIORITIES on.
     """
 
     id: str
@@ -87,6 +87,11 @@ class Forward(msgspec.Struct, frozen=True):
     @property
     def nft_table(self) -> str:
         return f"migrate_{self.id}"
+
+    @property
+    def left(self) -> bool:
+        """Whether nothing is here any more but what the anchor is to be told."""
+        return self.role == TARGET and not self.container
 
     @property
     def tag(self) -> str:

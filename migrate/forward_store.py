@@ -25,13 +25,12 @@ def _path(ident: str, directory: Path) -> Path:
 def read_all(directory: Path | None = None) -> list[Forward]:
     """All records, oldest slot first. Raises ConfigBroken for one that cannot be read."""
     found = [_read(path) for path in sorted((directory or DIRECTORY).glob("*.json"))]
-    return sorted(found, key=lambda forward: forward.slot)
+    return sorted(filter(None, found), key=lambda forward: forward.slot)
 
 
 def find(ident: str, directory: Path | None = None) -> Forward | None:
     """The record with that id."""
-    path = _path(ident, directory or DIRECTORY)
-    return _read(path) if path.exists() else None
+    return _read(_path(ident, directory or DIRECTORY))
 
 
 def write(forward: Forward, directory: Path | None = None) -> None:
@@ -39,8 +38,8 @@ def write(forward: Forward, directory: Path | None = None) -> None:
     where = directory or DIRECTORY
     where.mkdir(parents=True, exist_ok=True, mode=0o700)
     path = _path(forward.id, where)
-    path.touch(mode=0o600)
-    replace(path, msgspec.json.encode(forward).decode() + "\n", like=path)
+    # It appears whole: others read without asking for the lock.
+    replace(path, msgspec.json.encode(forward).decode() + "\n", like=path, mode=0o600)
 
 
 def claim(forward: Forward, directory: Path | None = None) -> Forward:
@@ -59,9 +58,14 @@ def delete(ident: str, directory: Path | None = None) -> None:
     _path(ident, directory or DIRECTORY).unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Forward:
+def _read(path: Path) -> Forward | None:
+    """None for one that went away just now, and for an empty file, which is no record: earlier
+    versions left one when they were killed."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Forward)
+        text = path.read_bytes()
+        return msgspec.json.decode(text, type=Forward) if text else None
+    except FileNotFoundError:
+        return None
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as problem:
         raise ConfigBroken(
             f"{path} cannot be read: {problem}",

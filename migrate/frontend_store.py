@@ -36,9 +36,8 @@ def read(directory: Path | None = None) -> list[Frontend]:
 def write(frontends: Sequence[Frontend], directory: Path | None = None) -> None:
     """Write all of them, atomically and to the disk."""
     path = _made(directory or DIRECTORY) / FILE
-    if not path.exists():
-        path.touch(mode=0o600)
-    replace(path, msgspec.json.encode(list(frontends)).decode() + "\n", like=path)
+    # It appears whole: others read without asking for the lock.
+    replace(path, msgspec.json.encode(list(frontends)).decode() + "\n", like=path, mode=0o600)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
 Each side of a migration starts one with a pipe to itself. The end of the pipe without the word
 `done` means that the first process died, whatever killed it; the guard then does what
 `migrate recover` does for that session, for up to an hour: it also asks the destination how an
-unsure commit has ended. A killed `migrate` leaves no container frozen.
+unsure commit has ended. A killed `migrate` leaves no container frozen. It also goes on to tell an
+anchor where the container went, when `migrate` could not.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ def main() -> int:
         heard += piece
     if heard == DONE:
         return 0
+    from migrate import forward_upkeep
     from migrate.fetch import recover_destination
     from migrate.recover_remote import recover_source
     from transport.errors import Failure
@@ -72,7 +74,9 @@ def main() -> int:
         try:
             if role == "source":
                 # It may have to ask the destination who owns the container.
-                said = recover_source(session)
+                with contextlib.suppress(FileNotFoundError):
+                    note(f"{session} {role}: {recover_source(session)}")
+                said = forward_upkeep.tell_late(session)
             else:
                 said = recover_destination(session, PATIENCE)
         except FileNotFoundError:
@@ -88,7 +92,8 @@ def main() -> int:
             time.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE)
         else:
-            note(f"{session} {role}: {said}")
+            if said:
+                note(f"{session} {role}: {said}")
             return 0
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from migrate import announce, conntrack, forward, forward_store
 from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
-from migrate.errors import PlacementFailed
+from migrate.errors import CommandFailed, PlacementFailed
 from migrate.forward_record import ANCHOR, MARK, TARGET, Forward, bridge_name, checked
 from migrate.journal import Journal
 from migrate.same_l2 import PARENT, Address
@@ -93,9 +94,11 @@ class Arrival:
             self._voice.go_on()
 
     def commit(self) -> None:
-        """The tasks are told to run: packets go to them here."""
+        """The tasks are told to run: packets go to them here. A rule that is gone already, or one
+        that stays until `settle`, is no reason to undo a container that runs."""
         if self._switch:
-            self._switch.do()
+            with suppress(CommandFailed):
+                self._switch.do()
 
     def settle(self) -> None:
         """It runs, for good: a boot must not lead its packets away again."""

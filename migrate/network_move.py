@@ -13,14 +13,14 @@ from migrate import announce, forward, forward_probe, forward_store, packet_hold
 from migrate.agent_link import AgentLink
 from migrate.conntrack import Entry
 from migrate.docker_host import DockerHost
-from migrate.errors import CommandFailed, ContainerNotFound, HostUnfit, Unsupported
-from migrate.forward_record import ANCHOR, TARGET, Forward, bridge_name
+from migrate.errors import CommandFailed, HostUnfit, Unsupported
+from migrate.forward_record import ANCHOR, Forward, bridge_name
+from migrate.forward_upkeep import ANSWER, end_both, forward_to, still_leads_here, told
 from migrate.frontend_link import FrontendLink
 from migrate.journal import Header, Journal
 from migrate.messages import (
     AdoptConnections,
     Done,
-    EndForward,
     FollowForward,
     HomeForward,
     SetForward,
@@ -28,7 +28,17 @@ from migrate.messages import (
     TakeAddresses,
 )
 from migrate.network_facts import NetworkFacts
-from migrate.network_mode import FOLLOW, FORWARD, FRONTEND, HOME, NONE, Choice, Ends, choose
+from migrate.network_mode import (
+    FOLLOW,
+    FORWARD,
+    FRONTEND,
+    HOME,
+    NONE,
+    SAME_L2,
+    Choice,
+    Ends,
+    choose,
+)
 from migrate.networks import NetworkSpec
 from migrate.protocol import call
 from migrate.run import run
@@ -37,8 +47,6 @@ from migrate.source_view import SourceView
 from migrate.undo import EndForwardAt, RemoveForward, StayHere
 from transport.channel import Channel
 from transport.errors import Failure
-
-ANSWER = 60.0
 
 
 class Peer(Protocol):
@@ -97,6 +105,8 @@ class Departure:
         self.choice = choose(
             self._wanted, self._session, view.spec, ends, self._known, self._anchor(there_id)
         )
+        if self.choice.mode == FORWARD and self.choice.anchor:
+            _refuse_second(self.choice.anchor)
         if self._buffer and self.choice.mode != FORWARD:
             self._unheld = "--buffer holds packets only where a forward begins at this host"
         return self.choice
@@ -172,9 +182,8 @@ class Departure:
 
     def _drop_stale(self, record: Forward) -> None:
         """One of an earlier move of this container, which it has come home from since."""
-        for other in forward_store.read_all():
-            if (other.role, other.network, other.address) == (ANCHOR, record.network,
-                                                              record.address):  # fmt: skip
+        for other in _to_the_address(record):
+            if not other.away:
                 forward.remove(other.id)
 
     def taken_along(self, networks: Sequence[NetworkSpec]) -> list[NetworkSpec]:
@@ -236,7 +245,7 @@ class Departure:
         return [*([self._unheld] if self._unheld else []), *self._settled()]
 
     def _settled(self) -> list[str]:
-        if self.choice.mode in (NONE, FRONTEND) and self._known:
+        if self.choice.mode in (NONE, FRONTEND, SAME_L2) and self._known:
             return [warning] if (warning := end_both(self._known)) else []
         if self.choice.mode != FOLLOW or not self._known or not self._third_host:
             return []
@@ -244,7 +253,7 @@ class Departure:
         try:
             call(self._third_host.channel, switch, Done, ANSWER)
         except Failure as failure:
-            return [f"{self._known.peer} still leads its clients here: {failure.message}"]
+            return [still_leads_here(self._known, failure)]
         forward.remove(self._known.id)
         return []
 
@@ -257,6 +266,24 @@ class Departure:
         if self._silence:
             self._silence.close()
         self._third.close()
+
+
+def _to_the_address(record: Forward) -> list[Forward]:
+    """The forwards that this host receives for, to the same address of the same network."""
+    wanted = ANCHOR, record.network, record.address
+    return [f for f in forward_store.read_all() if (f.role, f.network, f.address) == wanted]
+
+
+def _refuse_second(record: Forward) -> None:
+    """Docker gives the address of a container that has moved away to a new one."""
+    for other in _to_the_address(record):
+        if other.away:
+            raise Unsupported(
+                f"clients of `{other.name}`, which has moved to {other.peer}, come by this "
+                f"container's address {record.address}: there cannot be a second forward to it",
+                f"`migrate forward remove {other.id}` ends that one; --network-mode none moves "
+                "this one without",
+            )
 
 
 class Ending:
@@ -275,73 +302,15 @@ class Ending:
             forward.lead_away(self._anchor)  # done already, unless a crash came between
             self._entries = forward.hold(self._anchor)
         if self._target:  # before its end is noticed (migrate/forward_end.py): it only moves on
-            if self._target.successor:
-                _switch_over(self._target)
-            forward.remove(self._target.id)
+            if self._target.successor and not told(self._target):
+                forward.leave_note(self._target)
+            else:
+                forward.remove(self._target.id)
 
     def settle(self) -> None:
         """The copy is gone."""
         if self._anchor:
             forward.settle(self._anchor, self._entries)
-
-
-def end_both(record: Forward) -> str:
-    """End a forward here and at the other host; gives a warning, or ''."""
-    forward.remove(record.id)
-    try:
-        with AgentLink(record.peer) as link:
-            if link.greet().host_id == record.peer_id:
-                call(link.channel, EndForward(record.id), Done, ANSWER)
-                return ""
-            problem = f"{record.peer} is another host now"
-    except Failure as failure:
-        problem = failure.message
-    return f"{record.peer} could not be told: {problem}; `migrate forward remove` there does it"
-
-
-def lay_again(*, all_of_them: bool = True) -> tuple[list[str], list[Failure]]:
-    """Lay the forwards on record, as after a boot; one to a container that is gone ends.
-
-    Gives what was done, in sentences, and what failed. Not `all_of_them`: those not in force.
-    """
-    said: list[str] = []
-    failed: list[Failure] = []
-    for record in forward_store.read_all():
-        if not all_of_them and forward.laid(record):
-            continue
-        try:
-            if record.role == TARGET and not _there(record.container):
-                said.append(f"forward {record.id}: container {record.name} is gone; it ends")
-                if warning := end_both(record):
-                    said.append(warning)
-                continue
-            forward.lay(record)
-            said.append(f"forward {record.id} of container {record.name} is in force")
-        except Failure as failure:
-            failed.append(failure)
-    return said, failed
-
-
-def _there(container: str) -> bool:
-    try:
-        DockerHost().inspect_container(container)
-    except ContainerNotFound:
-        return False
-    return True
-
-
-def _switch_over(record: Forward) -> None:
-    """What `Departure.committed` could not do, since the process died, or the anchor is gone."""
-    with suppress(Failure), AgentLink(record.peer) as link:
-        link.greet()
-        call(link.channel, SwitchForward(record.id, record.successor), Done, ANSWER)
-
-
-def forward_to(container: str) -> Forward | None:
-    """The record of the forward that ends in a container of this host (by its id)."""
-    return next(
-        (f for f in forward_store.read_all() if f.role == TARGET and f.container == container), None
-    )
 
 
 def _source_of(address: str | None) -> str:

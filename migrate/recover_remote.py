@@ -9,9 +9,9 @@ from migrate import frontend, hooks, lineage
 from migrate.agent_link import AgentLink, link_to
 from migrate.errors import AgentFailed, Busy, OutcomeUnknown
 from migrate.fetch import recover_destination
+from migrate.forward_upkeep import lay_again
 from migrate.journal import COMMIT_SENT, CONFIRMED, DIRECTORY, Journal, find, read_all
 from migrate.messages import AskOutcome, Done, Finish, Outcome
-from migrate.network_move import lay_again
 from migrate.protocol import call
 from migrate.recover import recover_local
 from migrate.source_end import end_source_copy, run_hooks

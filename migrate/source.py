@@ -15,6 +15,7 @@ from migrate.departed import keep_memory
 from migrate.docker_host import DockerHost
 from migrate.errors import Interrupted, Unsupported
 from migrate.files_pass import FilesPass
+from migrate.forward_upkeep import untold
 from migrate.freeze import FrozenPart
 from migrate.freeze_turn import Slot, Turn
 from migrate.guard import Guard
@@ -376,6 +377,8 @@ class Migration(Undoing):
             self._close(finished=failure.reported)
             raise
         else:
+            if untold(self.session):
+                self.guard = None  # not dismissed: it goes on trying
             self._close(finished=True)
             if filled.pages:
                 self.summary.lazy = Lazy(filled.pages, filled.seconds)

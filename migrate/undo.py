@@ -24,7 +24,7 @@ from migrate import announce, forward, forward_store, netlock
 from migrate.agent_link import AgentLink
 from migrate.container_spec import RUNTIME
 from migrate.docker_host import DockerHost
-from migrate.errors import Busy, ContainerNotFound, PlacementFailed
+from migrate.errors import Busy, ContainerNotFound, FrontendUnfit, PlacementFailed
 from migrate.frontend_record import Lead
 from migrate.held_restore import PENDING
 from migrate.messages import Done, EndForward, SwitchFrontend
@@ -243,19 +243,29 @@ def undo(step: Step) -> None:
             forward.remove(ident)
         case LeadAway(ident):
             if record := forward_store.find(ident):
-                forward.lead_away(record)
+                forward.stay_away(record)
         case EndForwardAt(peer, ident):
             with AgentLink(peer) as link:
                 link.greet()
                 call(link.channel, EndForward(ident), Done, ANSWER)
         case SwitchFrontendBack(peer, leads):
-            with AgentLink(peer) as link:
-                link.greet()
-                back = tuple(lead.back() for lead in leads)
-                call(link.channel, SwitchFrontend(back), Done, ANSWER)
+            _lead_back(peer, leads)
         case StayHere(pid, started, stations):
             if start_time(pid) == started:
                 announce.stay(pid, stations)
+
+
+def _lead_back(peer: str, leads: tuple[Lead, ...]) -> None:
+    """All at once. One that was removed or led elsewhere meanwhile is nothing of ours any more, and
+    must not keep the others where they are."""
+    try:
+        with AgentLink(peer) as link:
+            link.greet()
+            back = tuple(lead.back() for lead in leads)
+            call(link.channel, SwitchFrontend(back), Done, ANSWER)
+    except FrontendUnfit:
+        for lead in leads if len(leads) > 1 else ():
+            _lead_back(peer, (lead,))
 
 
 def _restore_cpu_limit(path: Path, content: str) -> None:

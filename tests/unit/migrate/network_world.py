@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from migrate import conntrack, forward_store, network_arrival, network_move
+from migrate import conntrack, forward_store, forward_upkeep, network_arrival, network_move
 from migrate.container_spec import ContainerSpec
 from migrate.forward_record import Forward
 from migrate.journal import Header, Journal
@@ -29,6 +29,8 @@ class World:
     def __init__(self, top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[Any] = []
         self.lost: BaseException | None = None
+        self.no_rule: BaseException | None = None  # what a switch raises
+        self.refuses: dict[type, BaseException] = {}  # what another host answers
         self.id_there = "ida"
         monkeypatch.setattr(forward_store, "DIRECTORY", top / "forwards")
         self.journal = Journal.create(
@@ -38,19 +40,21 @@ class World:
             lay=lambda record, adopting=False: self.log.append(("lay", record.role, adopting)),
             lead_away=lambda record: self.log.append("lead away"),
             Switch=lambda record, away: SimpleNamespace(
-                do=lambda: self.log.append(("switch", away)), close=lambda: None
+                do=lambda: self._switch(away=away), close=lambda: None
             ),
             hold=self._says("hold", ["an entry"]),
             adopt=self._says("adopt", ["an entry"]),
             settle=lambda record, entries: self.log.append(("settle", entries)),
             end=self._says("end"),
             remove=self._remove,
+            leave_note=self._leave_note,
             forget_neighbour=self._says("forget neighbour"),
         )
-        for module in (network_move, network_arrival):
+        for module in (network_move, network_arrival, forward_upkeep):
             monkeypatch.setattr(module, "forward", rules)
             monkeypatch.setattr(module, "call", self._call, raising=False)
-        monkeypatch.setattr(network_move, "AgentLink", self._link)
+        for linked in (network_move, forward_upkeep):
+            monkeypatch.setattr(linked, "AgentLink", self._link)
         monkeypatch.setattr(network_move, "_source_of", lambda address: "10.77.0.11")
         monkeypatch.setattr(conntrack, "present", lambda: True)
         for name in ("forget", "load"):
@@ -64,9 +68,18 @@ class World:
 
         return body
 
+    def _switch(self, *, away: bool) -> None:
+        self.log.append(("switch", away))
+        if self.no_rule:
+            raise self.no_rule
+
     def _remove(self, ident: str) -> None:
         self.log.append(("remove", ident))
         forward_store.delete(ident)
+
+    def _leave_note(self, record: Forward) -> None:
+        self.log.append("leave note")
+        forward_store.write(msgspec.structs.replace(record, container=""))
 
     @contextmanager
     def _link(self, host: str) -> Iterator[Any]:
@@ -79,8 +92,8 @@ class World:
 
     def _call(self, channel: Any, message: Any, *_: Any) -> None:
         self.log.append((channel, type(message)))
-        if self.lost:
-            raise self.lost
+        if refusal := self.lost or self.refuses.get(type(message)):
+            raise refusal
 
     def departs(
         self,

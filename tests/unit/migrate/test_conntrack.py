@@ -106,6 +106,13 @@ def test_only_what_is_missing_is_loaded(
     assert table.loaded == loaded
 
 
+def test_where_there_is_nothing_to_load_the_program_is_not_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(conntrack, "run", lambda *_, **__: pytest.fail("it is not installed"))
+    assert conntrack.load([], "10.2.0.9", 1) == 0
+
+
 def test_nothing_found_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     said = "conntrack v1.4.6 (conntrack-tools): 0 flow entries have been deleted."
     monkeypatch.setattr(conntrack, "run", lambda argv, **_: Result(tuple(argv), 1, "", said))

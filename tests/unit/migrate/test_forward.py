@@ -66,6 +66,25 @@ forward.remove(record.id)
 
 
 @needs_root
+def test_where_an_anchor_is_still_to_be_told_only_the_record_stays(tmp_path: Path) -> None:
+    inside(
+        tmp_path,
+        """
+record = forward_store.claim(forwards.TARGETED)
+forward.lay(record)
+forward.leave_note(record)
+assert state() == "", state()
+assert list(forward.WATCHED.iterdir()) == []
+(left,) = forward_store.read_all()
+assert left.left and not record.left
+forward.leave_note(left)
+forward.remove(record.id)
+assert forward_store.read_all() == []
+""",
+    )
+
+
+@needs_root
 def test_the_switch_is_one_rule_there_and_back(tmp_path: Path) -> None:
     inside(
         tmp_path,
@@ -100,9 +119,9 @@ def test_after_a_boot_all_that_were_in_force_are_laid_again(tmp_path: Path) -> N
 import msgspec
 away = forward_store.claim(msgspec.structs.replace(forwards.forward(), away=True))
 target = forward_store.claim(msgspec.structs.replace(forwards.TARGETED, id="b" * 16))
-from migrate import network_move
-network_move._there = lambda container: True
-again = lambda **more: tuple(map(len, network_move.lay_again(**more)))
+from migrate import forward_upkeep
+forward_upkeep._there = lambda container: True
+again = lambda **more: tuple(map(len, forward_upkeep.lay_again(**more)))
 assert again(all_of_them=False) == (2, 0)
 assert again(all_of_them=False) == (0, 0)
 assert again() == (2, 0)
@@ -114,6 +133,61 @@ assert "7700:" not in sh("ip rule")
 assert not forward_store.find(away.id).away
 sh("ip link del eth0")
 assert again() == (0, 2)  # no device to go out by
+""",
+    )
+
+
+@needs_root
+def test_one_that_did_not_come_home_is_led_away_and_its_address_is_nobodys(tmp_path: Path) -> None:
+    inside(
+        tmp_path,
+        """
+import msgspec
+from migrate import conntrack
+from migrate.undo import LeadAway, undo
+conntrack.present = lambda: False
+away = forward_store.claim(msgspec.structs.replace(forwards.forward(), away=True))
+forward.lay(away)
+before = sh(f"nft list table ip {away.nft_table}")
+forward.adopt(away)
+home = forward.Switch(away, away=False)
+home.do()
+assert sh(f"nft list table ip {away.nft_table}") != before
+for _ in range(2):
+    undo(LeadAway(away.id))
+    assert sh(f"nft list table ip {away.nft_table}") == before
+    assert sh("ip rule").count("7700:") == 1
+sh(f"nft delete table ip {away.nft_table}; ip rule del priority 7700")  # a boot
+undo(LeadAway(away.id))
+assert sh("ip rule").count("7700:") == 1
+""",
+    )
+
+
+@needs_root
+def test_a_rule_that_somebody_took_away_is_missed(tmp_path: Path) -> None:
+    """As systemd-networkd does when it is started again."""
+    inside(
+        tmp_path,
+        """
+import msgspec
+from migrate import forward_rules
+away = forward_store.claim(msgspec.structs.replace(forwards.forward(), away=True))
+target = forward_store.claim(msgspec.structs.replace(forwards.TARGETED, id="b" * 16))
+for record in (away, target):
+    forward.lay(record)
+    assert forward.laid(record)
+    sh(f"ip rule del {forward_rules.rule(record)}")
+    assert not forward.laid(record)
+    forward.lay(record)
+    assert forward.laid(record)
+# Not while a move home is under way: it takes the rule away, and the record says so later.
+sh(f"echo '{forward_rules.start_adopting(away)}' | nft -f -")
+sh(f"ip rule del {forward_rules.rule(away)}")
+assert forward.laid(away)
+# Nor of a move that has not led away yet.
+sh(f"echo '{forward_rules.end_adopting(away)}' | nft -f -")
+assert not forward.laid(away) and forward.laid(msgspec.structs.replace(away, away=False))
 """,
     )
 

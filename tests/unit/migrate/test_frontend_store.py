@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -25,6 +26,19 @@ def test_they_come_back_by_name_and_are_for_root_alone(tmp_path: Path) -> None:
     assert [stat.S_IMODE(path.stat().st_mode) for path in top.iterdir()] == [0o600]
     frontend_store.write([], top)
     assert frontend_store.read(top) == []
+
+
+def test_the_file_appears_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[Frontend]] = []
+    fsync = os.fsync
+
+    def slow(fd: int) -> None:
+        seen.append(frontend_store.read(tmp_path))  # another process, without the lock
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    frontend_store.write([GAME], tmp_path)
+    assert seen == [[], [GAME]]
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from migrate import fetch, guard, recover_remote
+from migrate import fetch, forward_upkeep, guard, recover_remote
 from migrate.errors import Busy, DockerUnavailable
 from migrate.guard import DONE, Guard, main
+from transport.errors import HostUnreachable
 
 SESSION = "a" * 16
 
@@ -21,12 +22,19 @@ class Recovery:
     def __init__(self) -> None:
         self.asked: list[tuple[str, ...]] = []
         self.failures: list[Exception] = []
+        self.untold: list[Exception | str] = []  # what comes of telling an anchor
 
     def __call__(self, *what: str) -> str:
         self.asked.append(what)
         if self.failures:
             raise self.failures.pop(0)
         return "done"
+
+    def tell(self, session: str) -> str:
+        what = self.untold.pop(0) if self.untold else ""
+        if isinstance(what, Exception):
+            raise what
+        return what
 
 
 Run = Callable[[str, bytes], int]
@@ -39,6 +47,7 @@ def recovery(monkeypatch: pytest.MonkeyPatch) -> Recovery:
         fetch, "recover_destination", lambda session, patience: recovery(session, "destination")
     )
     monkeypatch.setattr(recover_remote, "recover_source", recovery)
+    monkeypatch.setattr(forward_upkeep, "tell_late", recovery.tell)
     monkeypatch.setattr(guard, "FIRST_PAUSE", 0.001)
     monkeypatch.setattr(guard, "LAST_PAUSE", 0.001)
     return recovery
@@ -104,6 +113,18 @@ def test_nothing_to_do_is_fine(recovery: Recovery, run: Run) -> None:
     recovery.failures = [FileNotFoundError()]
     assert run("source", b"") == 0
     assert len(recovery.asked) == 1
+
+
+@pytest.mark.parametrize("journal", [FileNotFoundError(), None])
+def test_an_anchor_is_told_when_it_can_be(
+    recovery: Recovery, run: Run, capsys: pytest.CaptureFixture[str], journal: Exception | None
+) -> None:
+    """Most often the migration itself was finished: there is no journal."""
+    recovery.failures = [journal] if journal else []
+    recovery.untold = [HostUnreachable("no route"), HostUnreachable("no route"), "hosta leads on"]
+    assert run("source", b"") == 0
+    said = capsys.readouterr().out
+    assert (said.count("no route"), said.count("hosta leads on")) == (1, 1)
 
 
 def test_a_real_one_is_dismissed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

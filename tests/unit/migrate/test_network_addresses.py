@@ -8,13 +8,11 @@ import pytest
 
 from migrate import announce
 from migrate.errors import HostUnfit
-from migrate.messages import (
-    SetForward,
-    TakeAddresses,
-)
+from migrate.messages import EndForward, SetForward, TakeAddresses
 from migrate.network_arrival import Arrival
 from migrate.undo import StayHere
-from tests.unit.migrate.network_world import World, world
+from tests.unit.migrate.forwards import IDENT
+from tests.unit.migrate.network_world import World, known, world
 from tests.unit.migrate.test_same_l2 import BOTH, ON_LAN
 from transport.errors import StreamCorrupt
 
@@ -82,6 +80,16 @@ def test_beside_a_forward_both_are_done(place: World) -> None:
     departure.switch()
     assert [entry for entry in place.log if entry == "silent" or entry[0] in ("B", "switch")] == [
         ("B", TakeAddresses), ("B", SetForward), "silent", ("switch", True),
+    ]  # fmt: skip
+
+
+def test_asked_for_alone_it_ends_the_forward_that_was_there(place: World) -> None:
+    known()
+    departure = place.departs("same-l2", container=BOTH)
+    departure.prepare("C", place.journal)  # type: ignore[arg-type]
+    assert departure.committed() == []
+    assert place.log == [
+        ("C", TakeAddresses), ("remove", IDENT), ("hosta", EndForward), ("hung up", "hosta"),
     ]  # fmt: skip
 
 

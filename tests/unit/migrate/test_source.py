@@ -324,6 +324,23 @@ def test_the_last_answer(
     assert (lazy and lazy.pages) == (7 if isinstance(answer, Filled) else None)
 
 
+@pytest.mark.parametrize("untold", [True, False])
+def test_the_guard_goes_on_to_tell_an_anchor(
+    untold: bool, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source_module, "end_source_copy", lambda _: ())
+    monkeypatch.setattr(source_module, "untold", lambda session: untold)
+    monkeypatch.setattr(world.migration, "_keep_memory", world.does("kept"))
+    guard: Any = SimpleNamespace(dismiss=world.does("dismissed"))
+    world.migration.guard = guard
+    world.answers(READY, RUNNING, Done(), Filled(pages=0, seconds=0.0))
+    world.part.run(before_commit=lambda: None)
+    view: Any = None
+    world.migration._confirm(view)
+    assert ("dismissed" in world.log) is not untold
+    assert not world.left()
+
+
 def test_logs_that_cannot_be_kept_do_not_keep_it_frozen(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ import pytest
 from migrate import netlock
 from migrate import undo as undo_module
 from migrate.container_spec import RUNTIME
-from migrate.errors import Busy, ContainerNotFound, PlacementFailed
+from migrate.errors import Busy, ContainerNotFound, FrontendUnfit, PlacementFailed
 from migrate.frontend_record import Lead
 from migrate.messages import SwitchFrontend
 from migrate.placement import ImageView
@@ -410,6 +410,29 @@ def test_a_front_end_leads_to_where_it_led_before(monkeypatch: pytest.MonkeyPatc
     lead = Lead("game", ("10.0.0.1", 1), ("10.0.0.2", 1))
     undo(SwitchFrontendBack("front", (lead,)))
     assert asked == ["greet", SwitchFrontend((Lead("game", ("10.0.0.2", 1), ("10.0.0.1", 1)),))]
+
+
+def test_a_front_end_that_leads_elsewhere_meanwhile_keeps_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[list[str]] = []
+
+    @contextlib.contextmanager
+    def link(host: str) -> Iterator[Any]:
+        yield SimpleNamespace(channel=host, greet=lambda: None)
+
+    def call(channel: str, message: SwitchFrontend, *_: object) -> None:
+        names = [lead.name for lead in message.leads]
+        asked.append(names)
+        if "gone" in names:
+            raise FrontendUnfit("there is no front end `gone` on this host")
+
+    monkeypatch.setattr(undo_module, "AgentLink", link)
+    monkeypatch.setattr(undo_module, "call", call)
+    game, gone = (Lead(name, ("10.0.0.1", 1), ("10.0.0.2", 1)) for name in ("game", "gone"))
+    undo(SwitchFrontendBack("front", (gone,)))
+    undo(SwitchFrontendBack("front", (game, gone)))
+    assert asked == [["gone"], ["game", "gone"], ["game"], ["gone"]]
 
 
 @pytest.mark.parametrize(
