@@ -19,6 +19,7 @@ from migrate.agent_link import COMMAND, SLICE
 from migrate.caller_link import Report
 from migrate.docker_host import DockerHost
 from migrate.errors import (
+    CommandFailed,
     ContainerNotFound,
     HostUnfit,
     Interrupted,
@@ -68,6 +69,12 @@ class Receiver(Agent):
     @property
     def session(self) -> str:
         return self.destination.begun.session if self.destination.begun else ""
+
+    def fail(self, failure: Failure) -> None:
+        """A program that we had called may have been ended by the signal that is to end us."""
+        if isinstance(failure, CommandFailed):
+            failure = self._interrupts.noted() or failure
+        super().fail(failure)
 
     def let_go(self) -> None:
         """Free the journal: now it can be answered from, by us, our guard, or `migrate recover`."""

@@ -14,7 +14,14 @@ import pytest
 from migrate import agent as agent_module
 from migrate import fetch as fetch_module
 from migrate.caller_link import Report
-from migrate.errors import Busy, ContainerNotFound, DumpFailed, Interrupted, OutcomeUnknown
+from migrate.errors import (
+    Busy,
+    CommandFailed,
+    ContainerNotFound,
+    DumpFailed,
+    Interrupted,
+    OutcomeUnknown,
+)
 from migrate.fetch import FETCHED, Receiver, Wanted, failure_of, recover_destination
 from migrate.interrupts import Interrupts
 from migrate.journal import Header, Journal, find
@@ -137,6 +144,20 @@ def test_a_signal_before_commit_undoes_and_tells_the_source(source: Source) -> N
     assert source.destination.log[-1] == "rollback"
     # A `Commit` that crosses it is not heard.
     source.channel.send(1, msgspec.msgpack.encode(Commit()))
+    source.report(error="Interrupted", message="undone")
+    assert source.destination.log[-1] == "rollback"
+
+
+def test_a_program_that_the_signal_has_ended_too_is_not_the_cause(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(message: Restore) -> Ready:
+        source.signals.come()
+        raise CommandFailed("`mount` failed (-15): it said nothing")
+
+    monkeypatch.setattr(source.destination, "restore", ended)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        source.up_to_ready()
     source.report(error="Interrupted", message="undone")
     assert source.destination.log[-1] == "rollback"
 
