@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from migrate import announce, lineage, same_l2
+from migrate import announce, docker_files, lineage, same_l2
 from migrate.container_spec import ContainerSpec
 from migrate.create_container import create
 from migrate.criu_log import interesting_lines
@@ -262,6 +262,8 @@ class Destination:
             heard = self._held.wait(event, RESTORE_TIMEOUT)
             timing[event] = time.monotonic() - began
         self._init = int(heard["pid"])
+        if message.written:  # after Docker, which enters addresses when it plugs the network in
+            docker_files.bring(self.docker.inspect_container(self.container), message.written)
         self.network.arrived(self._init)
         journal.phase("restored", sync=False)
         self._restored = True

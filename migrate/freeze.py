@@ -16,6 +16,7 @@ from typing import Any
 
 from migrate import netlock
 from migrate.criu_images import needs_network
+from migrate.docker_files import written
 from migrate.errors import DumpFailed, FreezeTooLong, Unsupported
 from migrate.image_stream import ImageSender
 from migrate.journal import COMMIT_SENT, Journal
@@ -170,7 +171,8 @@ class FrozenPart:
             count = self.sender.send()
             self.memory = memory.finish()
             files.join(lambda: self._check(limit))
-            send(self.channel, Restore(files=count, network=needs_network(self.sender.images)))
+            network = needs_network(self.sender.images)
+            send(self.channel, Restore(count, network, written(self.view.inspect)))
             self.mark("sent")
             # While the destination restores: from here on only it can tell who owns the container.
             # Noted early, since writing it down takes longer than anything else in here.

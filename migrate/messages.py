@@ -7,6 +7,7 @@ import msgspec
 
 from migrate.conntrack import Entry
 from migrate.container_spec import ContainerSpec
+from migrate.docker_files import Written
 from migrate.forward_record import Forward
 from migrate.frontend_record import Frontend, Lead
 from migrate.host_facts import HostFacts
@@ -122,10 +123,12 @@ class Restore(Message):
     """Checkpoint and files are complete. Answered by `Ready`: restored, and held.
 
     `network`: whether its sockets can only be restored once Docker has plugged the network in.
+    `written`: what the container has in files that Docker makes.
     """
 
     files: int
     network: bool = True
+    written: Written = Written()
 
 
 class Commit(Message):

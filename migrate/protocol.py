@@ -21,7 +21,7 @@ from migrate.rootfs_items import Item
 from transport.channel import Channel
 from transport.errors import Failure, StreamCorrupt
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 
 # Kinds of frames; 0 is transport's own.
 MESSAGE = 1  # one of migrate/messages.py, msgpack

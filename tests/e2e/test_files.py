@@ -60,6 +60,30 @@ def test_a_changed_file_is_noticed(world: World) -> None:
     )
 
 
+def test_what_it_has_written_into_dockers_own_files(world: World) -> None:
+    """They are bind mounts, in neither the layer nor CRIU's images; Docker makes them anew."""
+    world.start(
+        world.a, "own", ["sh", "-c", "while :; do sleep 1; done"], "--add-host", "x:1.1.1.1"
+    )
+    write = "echo 10.9.8.7 db >> /etc/hosts; echo nameserver 10.9.8.6 > /etc/resolv.conf"
+    world.a.run(["docker", "exec", "own", "sh", "-c", write])
+
+    def words(host: Any, path: str) -> list[list[str]]:
+        text = host.run(["docker", "exec", "own", "cat", path]).stdout
+        return [line.split() for line in text.splitlines()]
+
+    before = words(world.a, "/etc/hosts")
+    for here, there in ((world.a, world.b), (world.b, world.a)):
+        world.migrate(here, "own", there)
+        now = words(there, "/etc/hosts")
+        # `fe00::0` became `fe00::`, and the container's own address may be another.
+        same = [line for line in before if line[0][:2] not in ("fe", "ff", "17")]
+        assert [line for line in now if line[0][:2] not in ("fe", "ff", "17")] == same
+        assert now.count(["10.9.8.7", "db"]) == now.count(["1.1.1.1", "x"]) == 1
+        assert words(there, "/etc/resolv.conf") == [["nameserver", "10.9.8.6"]]
+    world.assert_clean()
+
+
 @pytest.mark.parametrize("size", [8, 64])
 def test_a_writable_layer_of_many_megabytes(world: World, size: int) -> None:
     """What was written long ago goes before the freeze; deletions and links arrive, too."""

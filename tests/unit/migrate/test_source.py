@@ -57,7 +57,10 @@ class World:
         self.migration.journal = self.journal
         link: Any = SimpleNamespace(channel=self.channel)
         self.migration.link = link
-        view: Any = SimpleNamespace(target=SimpleNamespace(pid=1, freezer="/f"), started=1)
+        view: Any = SimpleNamespace(
+            target=SimpleNamespace(pid=1, freezer="/f"), started=1,
+            inspect={"Config": {}, "HostConfig": {}},
+        )  # fmt: skip
         self.fail: dict[str, BaseException] = {}
         dumper: Any = SimpleNamespace(
             pid=1, dump=self.does("dump"), close=self.does("criu ended"), abandon=lambda: None
