@@ -262,8 +262,8 @@ class Destination:
             heard = self._held.wait(event, RESTORE_TIMEOUT)
             timing[event] = time.monotonic() - began
         self._init = int(heard["pid"])
-        if message.written:  # after Docker, which enters addresses when it plugs the network in
-            docker_files.bring(self.docker.inspect_container(self.container), message.written)
+        # After Docker, which enters addresses when it plugs the network in.
+        docker_files.bring(self._held.dockers, message.written)
         self.network.arrived(self._init)
         journal.phase("restored", sync=False)
         self._restored = True

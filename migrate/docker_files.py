@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from migrate.runtime import DOCKERS_FILES
 from transport.errors import StreamCorrupt
 
 LIMIT = 1 << 16  # bytes of either; a resolver reads no more sense out of a longer one
@@ -31,9 +32,6 @@ class Written(msgspec.Struct, frozen=True):
 
     hosts: tuple[str, ...] = ()
     resolver: str | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self.hosts) or self.resolver is not None
 
 
 def written(container: Mapping[str, Any]) -> Written:
@@ -71,19 +69,20 @@ def dockers_lines(container: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def bring(container: Mapping[str, Any], what: Written) -> None:
-    """Write the same into the files of a container here. They stay the files that they are: they
-    are mounted. Raises OSError."""
+def bring(paths: Mapping[str, str], what: Written) -> None:
+    """Write the same into the files of a container here; `paths`: where each of DOCKERS_FILES is.
+    They stay the files that they are, since they are mounted. Raises OSError."""
     if any("\n" in line for line in what.hosts):
         raise StreamCorrupt("a line of a hosts file is none")
     if max(sum(map(len, what.hosts)), len(what.resolver or "")) > LIMIT:
         raise StreamCorrupt("a hosts file or resolv.conf is too long")
-    there = {" ".join(line.split()) for line in _read(container.get("HostsPath")).split("\n")}
-    lines = list(added("\n".join(what.hosts), there))
-    if lines:
-        _write(container["HostsPath"], "".join(f"{line}\n" for line in lines), os.O_APPEND)
-    if what.resolver is not None:
-        _write(container["ResolvConfPath"], what.resolver, os.O_TRUNC)
+    hosts, resolver = (paths.get(name) for name in DOCKERS_FILES)
+    if hosts and what.hosts:
+        there = {" ".join(line.split()) for line in _read(hosts).split("\n")}
+        lines = added("\n".join(what.hosts), there)
+        _write(hosts, "".join(f"{line}\n" for line in lines), os.O_APPEND)
+    if resolver and what.resolver is not None:
+        _write(resolver, what.resolver, os.O_TRUNC)
 
 
 def _read(path: Any, end: str = "") -> str:

@@ -47,6 +47,7 @@ class HeldRestore:
         self._deaf = deaf
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
         self._heard: dict[str, dict[str, Any]] = {}  # while another event was waited for
+        self.dockers: dict[str, str] = {}  # Docker's own files, by their path in the container
         self.times: dict[str, float] = {}  # when an event was heard, of time.monotonic
         self._listener: socket.socket | None = None
         self._supervisor: socket.socket | None = None
@@ -72,7 +73,9 @@ class HeldRestore:
         self._listener.listen(1)
         self._run(self._listen, "supervisor")
         self._run(self._call_start, "docker-start")
-        return str(self.wait("created", timeout)["rootfs"])
+        created = self.wait("created", timeout)
+        self.dockers = dict(created["dockers"])
+        return str(created["rootfs"])
 
     def _run(self, target: Any, name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)

@@ -4,7 +4,7 @@ It outlives the runtime's `create` call, holds the gates (see migrate/runtime.py
 subreaper of everything that the restore starts, so that a failed restore leaves no process.
 
 Words with the agent, one JSON object per line over `agent.sock`:
-  from here: created{rootfs}, namespaces{pid}, network, ready{pid}, resumed, running{pid},
+  from here: created{rootfs, dockers}, namespaces{pid}, network, ready{pid}, resumed, running{pid},
   failed{reason}
   from the agent: restore (the images are complete) or restore-unplugged (and no socket needs the
   container's network to be restored), commit (let it run)
@@ -62,7 +62,7 @@ class Supervisor:
         self.directory = directory
         self.pending = pending
         self.call = call
-        self.rootfs = bundle.rootfs
+        self.bundle = bundle
         self.create_fd: int | None = create_fd
         self.holds: dict[str, IO[str]] = {}
         self.agent: socket.socket | None = None
@@ -222,7 +222,7 @@ class Supervisor:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         try:
             self.open_gates()
-            self.tell("created", rootfs=self.rootfs)
+            self.tell("created", rootfs=self.bundle.rootfs, dockers=self.bundle.dockers)
             # What runc reads of the images before it starts CRIU is this one file.
             held = self.steered and Path(self.pending.images, DESCRIPTORS).exists()
             if held:

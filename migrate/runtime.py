@@ -37,6 +37,10 @@ UNIFIED = Path("/sys/fs/cgroup/cgroup.controllers")  # is there with cgroup v2, 
 CREATE_OPTIONS = {"--bundle", "-b", "--pid-file", "--console-socket", "--preserve-fds"}
 
 
+DOCKERS_FILES = "/etc/hosts", "/etc/resolv.conf"
+"""Bind-mounted from what dockerd makes for each container (migrate/docker_files.py)."""
+
+
 @dataclass(frozen=True)
 class Call:
     """What the shim asked for: runc's global options, and the options of `create`."""
@@ -103,12 +107,14 @@ class Pending:
 class Bundle:
     """What is to be known of an OCI bundle that was prepared.
 
-    `hook`: was taken out of it, for the supervisor to do what it does; `sysctls`: of the network.
+    `hook`: was taken out of it, for the supervisor to do what it does; `sysctls`: of the network;
+    `dockers`: where this host has the files that Docker makes, by their path in the container.
     """
 
     rootfs: str
     hook: NetworkHook | None = None
     sysctls: dict[str, str] = field(default_factory=dict)
+    dockers: dict[str, str] = field(default_factory=dict)
 
 
 def log_line(message: str) -> str:
@@ -202,7 +208,12 @@ def prepare(
     fresh.write_text(json.dumps(config))
     fresh.chmod(config_path.stat().st_mode & 0o7777)
     fresh.rename(config_path)
-    return Bundle(str(bundle / config["root"]["path"]), hook, of_network(config))
+    dockers = {
+        mount["destination"]: mount["source"]
+        for mount in config.get("mounts") or ()
+        if mount.get("destination") in DOCKERS_FILES
+    }
+    return Bundle(str(bundle / config["root"]["path"]), hook, of_network(config), dockers)
 
 
 def create(directory: Path, call: Call) -> int:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migrate.docker_files import BYTES, Written, added, bring, dockers_lines, written
+from migrate.runtime import DOCKERS_FILES
 from transport.errors import StreamCorrupt
 
 DOCKERS = (
@@ -41,6 +42,15 @@ def container(
     }
 
 
+NOTHING = Written()
+
+
+def paths(container: dict[str, Any]) -> dict[str, str]:
+    return dict(
+        zip(DOCKERS_FILES, (container["HostsPath"], container["ResolvConfPath"]), strict=True)
+    )
+
+
 OWN = "172.18.0.2\tc0ffee\nfd00::2\tc0ffee\n"
 
 
@@ -48,13 +58,13 @@ def test_what_docker_has_written_is_nothing(tmp_path: Path) -> None:
     extra = "10.0.0.7\tdb\n172.17.0.1\thost.docker.internal\nfd00::7\tsix\n"
     asked = ["db:10.0.0.7", "host.docker.internal:host-gateway", "six:[fd00::7]"]
     one = container(tmp_path, DOCKERS + extra + OWN, ExtraHosts=asked)
-    assert not written(one)
+    assert written(one) == NOTHING
 
 
 def test_a_domain_is_dockers_too(tmp_path: Path) -> None:
     one = container(tmp_path, DOCKERS + "172.18.0.2\tc0ffee.lan c0ffee\n")
     one["Config"]["Domainname"] = "lan"
-    assert not written(one)
+    assert written(one) == NOTHING
 
 
 def test_lines_that_were_added_are_found(tmp_path: Path) -> None:
@@ -70,13 +80,13 @@ def test_a_resolver_that_was_changed_goes_as_a_whole(tmp_path: Path) -> None:
     )
     one = container(tmp_path, DOCKERS, "nameserver 9.9.9.9\n")
     Path(one["ResolvConfPath"] + ".hash").unlink()
-    assert not written(one), "nobody knows who has changed it"
+    assert written(one) == NOTHING, "nobody knows who has changed it"
 
 
 def test_files_that_are_not_there_have_nothing() -> None:
     nothing: dict[str, Any] = {"Config": {}, "HostConfig": {}}
-    assert not written(nothing)
-    assert not written(nothing | {"HostsPath": "", "ResolvConfPath": None})
+    assert written(nothing) == NOTHING
+    assert written(nothing | {"HostsPath": "", "ResolvConfPath": None}) == NOTHING
 
 
 def test_it_is_the_same_at_the_other_host_but_for_addresses(tmp_path: Path) -> None:
@@ -85,7 +95,7 @@ def test_it_is_the_same_at_the_other_host_but_for_addresses(tmp_path: Path) -> N
     mounted = [Path(there[key]) for key in ("HostsPath", "ResolvConfPath")]
     before = [path.stat().st_ino for path in mounted]
     for _ in range(2):
-        bring(there, written(here))
+        bring(paths(there), written(here))
         assert mounted[0].read_text() == DOCKERS + "172.18.0.9\tc0ffee\n10.0.0.5 db\n"
         assert mounted[1].read_text() == "nameserver 9.9.9.9\n"
     assert [path.stat().st_ino for path in mounted] == before
@@ -98,7 +108,7 @@ def test_any_bytes_travel(tmp_path_factory: pytest.TempPathFactory, text: bytes)
     here = container(top / "a", DOCKERS + text.decode(BYTES) + "\n")
     there = container(top / "b", DOCKERS)
     what = msgspec.msgpack.decode(msgspec.msgpack.encode(written(here)), type=Written)
-    bring(there, what)
+    bring(paths(there), what)
     assert set(written(there).hosts) == set(what.hosts)
 
 
@@ -110,12 +120,16 @@ def test_any_bytes_travel(tmp_path_factory: pytest.TempPathFactory, text: bytes)
 def test_what_no_container_has_is_not_written(tmp_path: Path, what: Written) -> None:
     one = container(tmp_path, DOCKERS)
     with pytest.raises(StreamCorrupt):
-        bring(one, what)
-    assert not written(one)
+        bring(paths(one), what)
+    assert written(one) == NOTHING
 
 
 def test_a_file_without_an_end_is_not_read(tmp_path: Path) -> None:
-    assert not written(container(tmp_path, "1.2.3.4 x\n" * 70_000))
+    assert written(container(tmp_path, "1.2.3.4 x\n" * 70_000)) == NOTHING
+
+
+def test_where_docker_makes_no_such_files_nothing_is_written() -> None:
+    bring({}, Written(hosts=("1.2.3.4 a",), resolver="nameserver 9.9.9.9"))
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -125,7 +139,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     Path(there["HostsPath"]).unlink()
     Path(there["HostsPath"]).symlink_to(target)
     with pytest.raises(OSError):
-        bring(there, Written(hosts=("1.2.3.4 a",)))
+        bring(paths(there), Written(hosts=("1.2.3.4 a",)))
     assert target.read_text() == "root"
 
 

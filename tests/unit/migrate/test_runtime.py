@@ -300,6 +300,17 @@ def test_criu_is_told_the_cgroup_where_there_is_only_v2(tmp_path: Path) -> None:
         assert said == (["cgroup-root :/system.slice/docker-abc.scope"] if unified else [])
 
 
+def test_where_dockers_own_files_are(tmp_path: Path) -> None:
+    own = {"destination": "/etc/hosts", "source": "/var/lib/docker/containers/c/hosts"}
+    other = {"destination": "/data", "source": "/elsewhere"}
+    config = {"root": {"path": "rootfs"}, "mounts": [other, own]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    directory = tmp_path / "pending"
+    directory.mkdir()
+    prepared = prepare(directory, Pending("", "", (), 1, 1, 1), tmp_path)
+    assert prepared.dockers == {own["destination"]: own["source"]}
+
+
 def test_a_relative_rootfs_is_in_the_bundle(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"root": {"path": "rootfs"}}')
     directory = tmp_path / "pending"
