@@ -8,9 +8,9 @@ from typing import Any
 from tests.vm.machine import Machine
 from tests.vm.world import VmWorld
 
-MIB = 24
+MIB = 12
 PAGES = MIB << 8
-MEMORY = ["python3", "/workloads/memory.py", str(MIB), "0.5", "plain"]
+MEMORY = ["python3", "/workloads/memory.py", str(MIB), "0.1", "plain"]
 
 
 def said(world: VmWorld, host: Machine) -> list[dict[str, Any]]:

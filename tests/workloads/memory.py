@@ -29,7 +29,7 @@ import time
 from array import array
 
 PAGE = 4096
-TICK = 0.1  # seconds
+TICK = float(os.environ.get("PAUSE", "0.1"))  # seconds
 MADV_HUGEPAGE = 14
 SPARSE = 16 << 30
 SMALL = 512  # pages of the smaller areas
