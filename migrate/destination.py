@@ -307,13 +307,15 @@ class Destination:
         self._last.plan(
             steps(self.docker, self.container, begun.spec.restart_policy, self.placement.remove)
         )
-        self._last.plan([("lead its packets here", self.network.settle)])
         try:
             self._held.wait("started", START_TIMEOUT)
         except RestoreFailed as failed:
             self._start_failed = failed.message
             raise
-        self._last.run()
+        try:
+            self.network.settle()  # first: connections wait for it
+        finally:
+            self._last.run()
         self.incoming.release()
 
     def finish(self) -> Filled:
